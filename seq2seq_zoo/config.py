@@ -1,0 +1,349 @@
+"""Configurations: the fields of a hub's config.json, with their defaults, types and limits.
+
+A family's config is a class whose annotated attributes are its fields. Saved configs leave defaults out, so a default is part of
+the model. Keys that no field knows are kept, readable as attributes, and saved again. A value of the wrong type, or one that no
+model can have, raises ConfigError naming field, value and what it must be.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, ClassVar, TypeVar, Union, get_args, get_origin, get_type_hints
+
+import torch
+
+from .checkpoint import resolve_file, write_json_atomically
+from .errors import ConfigError
+from .layers.activations import ACTIVATIONS
+from .layers.heads import PROBLEM_TYPES
+
+ConfigT = TypeVar("ConfigT", bound="Config")
+Place = str | os.PathLike[str]
+
+DTYPES: dict[str, torch.dtype] = {
+    "float32": torch.float32,
+    "float16": torch.float16,
+    "bfloat16": torch.bfloat16,
+    "float64": torch.float64,
+}
+
+
+def dtype_named(value: object, field: str = "dtype") -> torch.dtype:
+    """A floating-point torch.dtype from its name ("float16", "torch.float16") or itself."""
+    found = value if isinstance(value, torch.dtype) else DTYPES.get(str(value).removeprefix("torch."))
+    if found is None or found not in DTYPES.values():
+        raise ConfigError(f"{field} is {value!r}; it must be one of {', '.join(DTYPES)}")
+    return found
+
+
+def positive(config: Config, *names: str) -> None:
+    """Refuse fields that are not at least 1."""
+    for name in names:
+        if getattr(config, name) < 1:
+            raise ConfigError(f"{name} is {getattr(config, name)}; it must be at least 1")
+
+
+def not_negative(config: Config, *names: str) -> None:
+    """Refuse fields below 0."""
+    for name in names:
+        if getattr(config, name) < 0:
+            raise ConfigError(f"{name} is {getattr(config, name)}; it must be at least 0")
+
+
+def probability(config: Config, *names: str) -> None:
+    """Refuse fields outside 0 … 1."""
+    for name in names:
+        if not 0.0 <= getattr(config, name) <= 1.0:
+            raise ConfigError(f"{name} is {getattr(config, name)}; it must be between 0 and 1")
+
+
+def known_activation(config: Config, name: str) -> None:
+    """Refuse an activation nobody has heard of."""
+    if getattr(config, name) not in ACTIVATIONS:
+        raise ConfigError(f"{name} is {getattr(config, name)!r}; it must be one of {', '.join(ACTIVATIONS)}")
+
+
+def divides(config: Config, divisor: str, whole: str) -> None:
+    """Refuse a count of heads that does not divide the width."""
+    if getattr(config, whole) % getattr(config, divisor):
+        raise ConfigError(
+            f"{divisor} is {getattr(config, divisor)}; it must divide {whole}, {getattr(config, whole)}"
+        )
+
+
+class Config:
+    """What all configs share. A family's config adds its own fields.
+
+    `aliases` maps further names to fields; `derived` lists, for a field, those computed from it where they are not given.
+    """
+
+    model_type: ClassVar[str] = ""
+    accepts: ClassVar[tuple[str, ...]] = ()
+    """Model types of other families whose checkpoints this one can hold."""
+    aliases: ClassVar[Mapping[str, str]] = {}
+    derived: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+
+    is_encoder_decoder: bool = False
+    is_decoder: bool = False
+    add_cross_attention: bool = False
+    use_cache: bool = True
+    output_attentions: bool = False
+    output_hidden_states: bool = False
+    return_dict: bool = True
+    tie_word_embeddings: bool = True
+    pad_token_id: int | None = None
+    bos_token_id: int | None = None
+    eos_token_id: int | list[int] | None = None
+    decoder_start_token_id: int | None = None
+    problem_type: str | None = None
+    """Which loss a sequence classifier is trained with; None: decided by the labels."""
+    id2label: dict[int, str] | None = None
+    label2id: dict[str, int] | None = None
+    dtype: torch.dtype | None = None
+    """The dtype of the stored weights."""
+    architectures: list[str] | None = None
+    """Class names the checkpoint was saved from."""
+
+    extra: dict[str, Any]
+    """Keys of a config.json that are not fields here."""
+
+    def __init__(self, **values: Any) -> None:
+        object.__setattr__(self, "extra", {})
+        for name in self.fields():
+            object.__setattr__(self, name, copy.copy(getattr(type(self), name)))
+        labels = values.pop("num_labels", None)
+        own = {name: value for name, value in values.items() if name not in self.aliases}
+        for name, value in values.items():
+            if name in self.aliases and self.aliases[name] not in own:
+                own[self.aliases[name]] = value
+        for name, value in own.items():
+            setattr(self, name, value)
+        if labels is not None and not (values.get("id2label") and len(values["id2label"]) == labels):
+            self.num_labels = labels
+        elif self.id2label is None:
+            self.num_labels = 2
+        elif self.label2id is None:
+            self.label2id = {label: number for number, label in self.id2label.items()}
+        self.derive()
+        self.check()
+
+    @classmethod
+    def fields(cls) -> dict[str, Any]:
+        """Field name → type, in order of declaration."""
+        hints = get_type_hints(cls)
+        return {
+            name: kind
+            for name, kind in hints.items()
+            if get_origin(kind) is not ClassVar and name != "extra"
+        }
+
+    def derive(self) -> None:
+        """Fill fields that follow from others. Families override it."""
+
+    def check(self) -> None:
+        """Raise ConfigError for the first field with a wrong type or an impossible value. Families extend it."""
+        for name, kind in self.fields().items():
+            value = getattr(self, name)
+            if not _is(value, kind):
+                raise ConfigError(f"{name} is {value!r}, of type {type(value).__name__}; it must be {_words(kind)}")
+        for name in ("pad_token_id", "bos_token_id", "decoder_start_token_id"):
+            if getattr(self, name) is not None:
+                not_negative(self, name)
+        if self.problem_type is not None and self.problem_type not in PROBLEM_TYPES:
+            raise ConfigError(
+                f"problem_type is {self.problem_type!r}; it must be one of {', '.join(PROBLEM_TYPES)}"
+            )
+
+    # ---- names ----
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        name = self.aliases.get(name, name)
+        if name in ("dtype", "torch_dtype"):
+            name, value = "dtype", None if value is None else dtype_named(value)
+        elif name == "id2label" and isinstance(value, Mapping):
+            value = _labels_by_number(value)
+        if name in self.fields() or isinstance(getattr(type(self), name, None), property):
+            object.__setattr__(self, name, value)
+        else:
+            self.extra[name] = value
+
+    def __getattr__(self, name: str) -> Any:
+        # Reached only where there is no such field: an alias, or a key kept from a config.json.
+        if name.startswith("__"):
+            raise AttributeError(name)
+        if name in type(self).aliases:
+            return getattr(self, type(self).aliases[name])
+        if name == "torch_dtype":
+            return self.dtype
+        extra = self.__dict__.get("extra", {})
+        if name in extra:
+            return extra[name]
+        raise AttributeError(f"{type(self).__name__} has no field {name!r}")
+
+    @property
+    def num_labels(self) -> int:
+        """How many labels a classifier tells apart."""
+        return 0 if self.id2label is None else len(self.id2label)
+
+    @num_labels.setter
+    def num_labels(self, count: int) -> None:
+        if not isinstance(count, int) or isinstance(count, bool) or count < 1:
+            raise ConfigError(f"num_labels is {count!r}; it must be a whole number of at least 1")
+        if self.id2label is None or len(self.id2label) != count:
+            self.id2label = {number: f"LABEL_{number}" for number in range(count)}
+            self.label2id = {label: number for number, label in self.id2label.items()}
+
+    @property
+    def use_return_dict(self) -> bool:
+        """Whether a forward pass returns an output object where the caller does not say."""
+        return self.return_dict
+
+    # ---- to and from files ----
+
+    @classmethod
+    def from_dict(cls: type[ConfigT], values: Mapping[str, Any], **overrides: Any) -> ConfigT:
+        """A config from the content of a config.json; overrides win, also over what was derived from old values."""
+        found = values.get("model_type", cls.model_type)
+        if found not in (cls.model_type, *cls.accepts):
+            wanted = " or ".join(repr(name) for name in (cls.model_type, *cls.accepts))
+            raise ConfigError(f"model_type is {found!r}; {cls.__name__} reads {wanted}")
+        merged = {key: value for key, value in values.items() if key != "model_type"}
+        for name in overrides:
+            for stale in cls.derived.get(cls.aliases.get(name, name), ()):
+                merged.pop(stale, None)
+            merged.pop(cls.aliases.get(name, name), None)
+            if name == "num_labels":
+                if len(merged.get("id2label") or ()) != overrides[name]:
+                    merged.pop("id2label", None)
+                    merged.pop("label2id", None)
+            elif name == "id2label":
+                merged.pop("label2id", None)
+                merged.pop("num_labels", None)
+        return cls(**{**merged, **overrides})
+
+    @classmethod
+    def from_pretrained(
+        cls: type[ConfigT],
+        where: Place,
+        *,
+        revision: str | None = None,
+        subfolder: str = "",
+        cache_dir: Place | None = None,
+        token: str | bool | None = None,
+        local_files_only: bool = False,
+        **overrides: Any,
+    ) -> ConfigT:
+        """The config of a folder, a hub repository or `bundled:NAME`."""
+        values = read_config(
+            where,
+            revision=revision,
+            subfolder=subfolder,
+            cache_dir=cache_dir,
+            token=token,
+            local_files_only=local_files_only,
+        )
+        return cls.from_dict(values, **overrides)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The content of a config.json: the family's own fields, shared ones that differ from their default, and extras."""
+        shared = Config.fields()
+        values: dict[str, Any] = {"model_type": self.model_type}
+        for name in type(self).fields():
+            value = getattr(self, name)
+            own = name not in shared or getattr(type(self), name) != getattr(Config, name)
+            if own or value != getattr(Config, name):
+                values[name] = value
+        if _plain_labels(self.id2label) == 2:
+            values.pop("id2label", None)
+            values.pop("label2id", None)
+        if self.dtype is not None:
+            values["dtype"] = str(self.dtype).removeprefix("torch.")
+        return copy.deepcopy({**values, **self.extra})
+
+    def to_json_string(self) -> str:
+        """The text of a config.json."""
+        return json.dumps(self.to_dict(), indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+
+    def save_pretrained(self, directory: Place) -> None:
+        """Write `directory`/config.json."""
+        Path(directory).mkdir(parents=True, exist_ok=True)
+        write_json_atomically(Path(directory) / "config.json", json.loads(self.to_json_string()))
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is type(self) and other.to_dict() == self.to_dict()  # type: ignore[attr-defined]
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__} {self.to_json_string()}"
+
+
+def read_config(where: Place, **options: Any) -> dict[str, Any]:
+    """The content of the config.json of a folder, a hub repository or `bundled:NAME`."""
+    path = resolve_file(where, "config.json", **options)
+    assert path is not None  # a required file is found or refused
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as problem:
+        raise ConfigError(f"{path} is not a readable JSON file: {problem}") from problem
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path} holds a JSON {type(values).__name__}; it must hold an object")
+    return values
+
+
+def _labels_by_number(labels: Mapping[Any, Any]) -> dict[int, str]:
+    try:
+        return {int(number): label for number, label in labels.items()}
+    except (TypeError, ValueError) as problem:
+        raise ConfigError(f"id2label is {dict(labels)!r}; its keys must be whole numbers") from problem
+
+
+def _plain_labels(labels: dict[int, str] | None) -> int:
+    """How many labels there are if they are the default ones, else 0."""
+    plain = labels is not None and all(label == f"LABEL_{number}" for number, label in labels.items())
+    return len(labels) if plain and labels is not None else 0
+
+
+def _is(value: Any, kind: Any) -> bool:
+    """Whether a value read from JSON is of an annotated type; whole numbers pass as float, booleans not as numbers."""
+    origin = get_origin(kind)
+    if kind is Any:
+        return True
+    if origin in (Union, UnionType):
+        return any(_is(value, option) for option in get_args(kind))
+    if origin is list:
+        return isinstance(value, (list, tuple)) and all(_is(item, get_args(kind)[0]) for item in value)
+    if origin is dict:
+        key, item = get_args(kind)
+        return isinstance(value, dict) and all(_is(k, key) and _is(v, item) for k, v in value.items())
+    if kind is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    if kind is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, kind)
+
+
+_WORDS: dict[Any, str] = {
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    str: "a string",
+    NoneType: "null",
+    torch.dtype: "a floating-point dtype",
+}
+
+
+def _words(kind: Any) -> str:
+    origin = get_origin(kind)
+    if origin in (Union, UnionType):
+        return " or ".join(_words(option) for option in get_args(kind))
+    if origin is list:
+        return f"a list, each item {_words(get_args(kind)[0])}"
+    if origin is dict:
+        return "an object"
+    return _WORDS.get(kind, str(kind))

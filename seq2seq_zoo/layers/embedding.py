@@ -1,0 +1,62 @@
+"""From token ids to the first hidden vectors of a stack."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from .positions import LearnedPositions
+
+
+def check_ids(ids: Tensor, vocabulary: int, name: str = "input_ids") -> None:
+    """Raise ValueError if an id stands outside 0 … vocabulary - 1 (on the CPU, where looking costs nothing)."""
+    if ids.device.type != "cpu" or ids.numel() == 0 or torch.compiler.is_compiling():
+        return
+    low, high = (int(bound) for bound in ids.aminmax())
+    if low < 0 or high >= vocabulary:
+        outside = low if low < 0 else high
+        raise ValueError(f"{name} holds the id {outside}; ids must be in 0 … {vocabulary - 1} (vocab_size - 1)")
+
+
+class InputEmbedding(nn.Module):
+    """The sum of what is known about each input position, normalised.
+
+    x_i = dropout(norm(scale · tokens[id_i] + positions[i]))
+
+    ids int64 [B, L] (or their vectors [B, L, D], which are not scaled) → x [B, L, D]. `positions` and `norm` may be absent.
+    `tokens` is often shared with another stack and with the output head.
+    """
+
+    def __init__(
+        self,
+        tokens: nn.Embedding,
+        *,
+        positions: LearnedPositions | None = None,
+        norm: nn.Module | None = None,
+        scale: float = 1.0,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.tokens = tokens
+        self.positions = positions
+        self.norm = norm
+        self.scale = scale
+        self.dropout = nn.Dropout(dropout)
+
+    def vectors(self, ids: Tensor) -> Tensor:
+        """The scaled token vectors alone: [B, L] → [B, L, D]."""
+        check_ids(ids, self.tokens.num_embeddings)
+        found: Tensor = self.tokens(ids)
+        return found if self.scale == 1.0 else found * self.scale
+
+    def forward(self, ids: Tensor | None, vectors: Tensor | None = None, *, start: int = 0) -> Tensor:
+        """`start` is the position of the first id. Either ids or vectors must be given; vectors win."""
+        if vectors is None and ids is None:
+            raise ValueError("neither ids nor vectors were given; one of them must be")
+        x = self.vectors(ids) if vectors is None and ids is not None else vectors
+        assert x is not None
+        if self.positions is not None:
+            x = x + self.positions(start, x.shape[1])
+        if self.norm is not None:
+            x = self.norm(x)
+        return self.dropout(x)  # type: ignore[no-any-return]

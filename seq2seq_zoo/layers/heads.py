@@ -1,0 +1,100 @@
+"""Heads: from hidden vectors to answers, and the losses that train them."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class ClassificationHead(nn.Module):
+    """A label's score from one vector.
+
+    scores = output(dropout(tanh(hidden(dropout(x)))))    (BART's head: Lewis et al. 2019, arXiv:1910.13461, section 3.1)
+
+    x [B, D] → scores [B, labels]
+    """
+
+    def __init__(self, width: int, labels: int, *, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.hidden = nn.Linear(width, width)
+        self.output = nn.Linear(width, labels)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.output(self.dropout(torch.tanh(self.hidden(self.dropout(x)))))  # type: ignore[no-any-return]
+
+
+def at_last_end(x: Tensor, ids: Tensor, end: int) -> Tensor:
+    """The vectors at each row's last end-of-sequence token: x [B, L, D], ids [B, L] → [B, D].
+
+    Raises ValueError unless every row has the same, positive number of end tokens: rows that differ in it are most
+    likely rows of different kinds.
+    """
+    is_end = ids == end
+    counts = is_end.sum(1)
+    if counts.numel() and (int(counts.min()) != int(counts.max()) or int(counts.min()) == 0):
+        raise ValueError(
+            f"input_ids hold {counts.tolist()} end-of-sequence tokens (id {end}) by row; "
+            "every row must have the same number of them, at least one"
+        )
+    at = torch.arange(ids.shape[1], device=ids.device)
+    last = torch.where(is_end, at, -1).amax(1)  # [B]
+    return x[torch.arange(x.shape[0], device=x.device), last]
+
+
+def shift_right(labels: Tensor, *, start: int, padding: int) -> Tensor:
+    """Labels as decoder input: a start token before them, the last dropped, -100 as padding; int64 [..., L] → [..., L]."""
+    shifted = torch.empty_like(labels)
+    shifted[..., 0] = start
+    shifted[..., 1:] = labels[..., :-1]
+    return shifted.masked_fill(shifted == -100, padding)
+
+
+def token_loss(scores: Tensor, labels: Tensor) -> Tensor:
+    """Mean cross-entropy of scores [..., V] against labels [...]; labels of -100 do not count."""
+    return F.cross_entropy(scores.flatten(0, -2), labels.to(scores.device).flatten())
+
+
+PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_classification")
+
+
+def problem_of(labels: Tensor, count: int) -> str:
+    """What labels of this dtype mean to a head of `count` outputs, where the config does not say."""
+    if count == 1:
+        return "regression"
+    if labels.dtype in (torch.int64, torch.int32):
+        return "single_label_classification"
+    return "multi_label_classification"
+
+
+def classification_loss(scores: Tensor, labels: Tensor, problem: str | None) -> Tensor:
+    """The loss of scores [B, labels] for one of the PROBLEM_TYPES, or for what the labels' dtype suggests.
+
+    regression: mean squared error; single label: cross-entropy of labels [B]; several labels: binary cross-entropy of
+    labels [B, labels].
+    """
+    labels = labels.to(scores.device)
+    count = scores.shape[-1]
+    problem = problem_of(labels, count) if problem is None else problem
+    if problem == "regression":
+        return F.mse_loss(scores.squeeze(), labels.squeeze()) if count == 1 else F.mse_loss(scores, labels)
+    if problem == "single_label_classification":
+        return F.cross_entropy(scores.view(-1, count), labels.view(-1))
+    if problem == "multi_label_classification":
+        return F.binary_cross_entropy_with_logits(scores, labels)
+    raise ValueError(f"problem_type is {problem!r}; it must be one of {', '.join(PROBLEM_TYPES)}")
+
+
+def span_loss(start_scores: Tensor, end_scores: Tensor, start: Tensor, end: Tensor) -> Tensor:
+    """Mean of the cross-entropies of a span's start and end: scores [B, L], positions [B].
+
+    A position beyond the sequence (a truncated answer) does not count.
+    """
+    length = start_scores.shape[1]
+
+    def loss(scores: Tensor, position: Tensor) -> Tensor:
+        position = position.to(scores.device).reshape(-1).clamp(0, length)
+        return F.cross_entropy(scores, position, ignore_index=length)
+
+    return (loss(start_scores, start) + loss(end_scores, end)) / 2

@@ -1,0 +1,84 @@
+"""Who may attend to whom: one boolean mask, made once a pass.
+
+True means "may attend". The mask is [B or 1, 1, L, P + S]: L queries, and S keys behind P columns of a prefix prompt, which
+everybody may see. Three rules compose here:
+
+    padding     a key that is padding is attended by nobody (either side; holes; or a [B, L, S] mask of one's own,
+                which is how packed rows keep to themselves)
+    causality   query i, standing at position `past` + i, sees keys at positions up to its own
+    nobody      a query that may attend to nothing is let attend to everything: its result means nothing, and nobody
+                attends to it, but it is finite, in every implementation of attention
+
+    padding [1 1 0], causal, past 0           past 2, one query
+        keys   0 1 2                              keys   0 1 2
+    query 0    ■ □ □                          query 2    ■ ■ □
+          1    ■ ■ □
+          2    ■ ■ □
+
+None stands for the mask that hides nothing, so that the common cases cost nothing.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def padding_mask(attention_mask: Tensor | None) -> Tensor | None:
+    """A caller's mask of ones and zeros as booleans, or None if it hides nothing.
+
+    [B, S] or [B, L, S] or [B, 1, L, S], any dtype, non-zero = real → bool of the same shape.
+    """
+    if attention_mask is None:
+        return None
+    if attention_mask.dim() not in (2, 3, 4):
+        raise ValueError(
+            f"attention_mask has shape {list(attention_mask.shape)}; it must be [batch, keys] or [batch, queries, keys]"
+        )
+    mask = attention_mask if attention_mask.dtype == torch.bool else attention_mask != 0
+    # Looking at the values stalls an accelerator and breaks a traced graph; there the mask is simply applied.
+    if mask.device.type == "cpu" and not torch.compiler.is_compiling() and bool(mask.all()):
+        return None
+    return mask
+
+
+def may_attend(
+    padding: Tensor | None,
+    *,
+    queries: int,
+    keys: int,
+    past: int = 0,
+    causal: bool = False,
+    prefix: int = 0,
+    device: torch.device | None = None,
+) -> Tensor | None:
+    """The mask of one pass: [B or 1, 1, queries or 1, prefix + keys], True = may attend; None if all may.
+
+    `padding` is bool, [B, keys] or [B, queries, keys] or [B, 1, queries, keys]; `past` counts the keys that stand before the
+    first query; `prefix` the columns that a prefix prompt puts in front of the keys.
+    Raises ValueError if `padding` does not cover the keys.
+    """
+    mask: Tensor | None = None
+    if padding is not None:
+        if padding.shape[-1] != keys:
+            raise ValueError(
+                f"the attention mask covers {padding.shape[-1]} positions; it must cover all {keys}"
+                + (f" ({past} already decoded and {keys - past} new)" if past else "")
+            )
+        if padding.dim() > 2 and padding.shape[-2] not in (1, queries):
+            raise ValueError(f"the attention mask has {padding.shape[-2]} query rows; it must have {queries}")
+        # [B, S] → [B, 1, 1, S];  [B, L, S] → [B, 1, L, S]
+        mask = padding[:, None, None, :] if padding.dim() == 2 else padding
+        mask = mask[:, None] if mask.dim() == 3 else mask
+    if causal and queries > 1:
+        query_at = torch.arange(past, past + queries, device=device)[:, None]
+        key_at = torch.arange(keys, device=device)
+        causality = (key_at <= query_at)[None, None]  # [1, 1, L, S]
+        mask = causality if mask is None else mask & causality
+    if mask is None:
+        return None
+    if prefix:
+        mask = torch.cat([mask.new_ones(*mask.shape[:-1], prefix), mask], dim=-1)
+    if padding is not None and not prefix:  # causality alone lets every query see itself, a prefix is seen by all
+        mask = mask | ~mask.any(-1, keepdim=True)
+    return mask

@@ -1,0 +1,95 @@
+"""How positions enter.
+
+    LearnedPositions        a vector a position, added to the token's           (MVP, BertGeneration)
+    RelativePositionBias    a number a head and bucket of distance, added to the scores   (mT5)
+
+The first is part of the input embedding; the second is handed to a stack, which computes it once a pass for all layers.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+
+class LearnedPositions(nn.Module):
+    """A learnt vector for each absolute position.
+
+    positions start … start + L - 1 → [L, D]
+
+    The table has `offset` rows in front that no position uses: fairseq kept them for its padding index, and BART's
+    checkpoints still carry them. Raises ValueError for a position beyond the table.
+    """
+
+    def __init__(self, positions: int, width: int, *, offset: int = 0) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(positions + offset, width))
+        nn.init.normal_(self.weight)
+        self.offset = offset
+
+    def forward(self, start: int, length: int) -> Tensor:
+        known = self.weight.shape[0] - self.offset
+        if start + length > known:
+            raise ValueError(
+                f"the sequence reaches position {start + length}; the model has learnt positions for {known} "
+                "(max_position_embeddings)"
+            )
+        first = self.offset + start
+        return self.weight[first : first + length]
+
+
+def relative_position_buckets(
+    distance: Tensor, *, buckets: int, max_distance: int, bidirectional: bool
+) -> Tensor:
+    """The bucket of each distance (key position minus query position), int64 of any shape → int64 of that shape.
+
+    With n buckets for a direction and n/2 = e: distances below e have a bucket each; from e to `max_distance` the other
+    n - e grow logarithmically, e + ⌊(n - e) · ln(d/e) / ln(max_distance/e)⌋; all beyond share the last.
+    Bidirectional attention gives half of the buckets to keys behind the query and half to keys ahead of it; causal
+    attention sees no keys ahead. (Raffel et al. 2020, arXiv:1910.10683, section 2.1; the boundaries are Mesh TensorFlow's,
+    with the logarithm taken in float32, as the checkpoints were trained.)
+    """
+    if bidirectional:
+        buckets //= 2
+        first = (distance > 0).long() * buckets
+        distance = distance.abs()
+    else:
+        first = torch.zeros_like(distance)
+        distance = (-distance).clamp(min=0)
+    exact = buckets // 2
+    ratio = torch.log(distance.float() / exact) / math.log(max_distance / exact)
+    logarithmic = exact + (ratio * (buckets - exact)).long()
+    logarithmic = logarithmic.clamp(max=buckets - 1)
+    return first + torch.where(distance < exact, distance, logarithmic)
+
+
+class RelativePositionBias(nn.Module):
+    """A learnt number for each head and bucket of distance, added to the attention scores.
+
+    bias[h, i, j] = weight[bucket(j - i), h]    (Raffel et al. 2020, arXiv:1910.10683, section 2.1)
+
+    → [1, H, L, S], for queries at positions past … past + L - 1 and keys at 0 … S - 1.
+    """
+
+    def __init__(self, heads: int, *, buckets: int, max_distance: int, bidirectional: bool) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(buckets, heads))
+        nn.init.normal_(self.weight)
+        self.buckets, self.max_distance, self.bidirectional = buckets, max_distance, bidirectional
+
+    def forward(self, queries: int, keys: int, past: int = 0) -> Tensor:
+        device = self.weight.device
+        # Only the distance matters: look up the L + S - 1 that occur, then lay them out.  → [distances, H]
+        distance = torch.arange(1 - past - queries, keys - past, device=device)
+        bucket = relative_position_buckets(
+            distance,
+            buckets=self.buckets,
+            max_distance=self.max_distance,
+            bidirectional=self.bidirectional,
+        )
+        by_distance = self.weight[bucket].t()  # [H, L + S - 1]
+        # Row i of the layout is the window of S distances that ends L - 1 - i columns before the last.
+        windows = by_distance.unfold(1, keys, 1)  # → [H, L, S], the last query first
+        return windows.flip(1)[None]

@@ -1,0 +1,284 @@
+"""What every public model class can do, whatever its family: be built, loaded, saved, initialised, resized, and generate.
+
+A family's classes say four things about themselves, and the rest is here:
+
+    config_class      the config they are built from
+    key_map           which key of a hub checkpoint is which of our parameters
+    initial_std       the published initialisation, a standard deviation for each part
+    float32_parts     what must not be stored in float16
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal, TypeVar, overload
+
+import torch
+from torch import Tensor, nn
+
+from ..checkpoint import KeyMap, LoadReport, load_weights, open_weights, resolve_file, save_weights
+from ..config import Config, Place, dtype_named, read_config
+from ..errors import CheckpointError, ConfigError
+from ..generation import GenerationConfig
+from ..layers.norms import RMSNorm
+from ..layers.positions import LearnedPositions, RelativePositionBias
+
+ModelT = TypeVar("ModelT", bound="Model")
+
+
+class Model(nn.Module):
+    """Base of the public model classes."""
+
+    config_class: ClassVar[type[Config]]
+    float32_parts: ClassVar[Sequence[str]] = ()
+    """Patterns of parameter names that a float16 model keeps in float32."""
+
+    config: Any
+    generation_config: GenerationConfig
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        if not isinstance(config, self.config_class):
+            raise ConfigError(
+                f"{type(self).__name__} was given a {type(config).__name__}; it is built from a "
+                f"{self.config_class.__name__}"
+            )
+        config.check()
+        self.config = config
+        self.generation_config = GenerationConfig.from_model_config(config)
+
+    # ---- what a family says about itself ----
+
+    @classmethod
+    def key_map(cls, config: Any) -> KeyMap:
+        """The two-way map between the keys of the hub's layout and this class's parameter names."""
+        raise TypeError(f"{cls.__name__} does not say how its checkpoints are laid out")
+
+    def initial_std(self, name: str) -> float:
+        """The standard deviation with which the part of this name starts."""
+        raise TypeError(f"{type(self).__name__} does not say how {name} starts")
+
+    # ---- random weights ----
+
+    def initialise(self, module: nn.Module) -> None:
+        """Give the parameters that `module` itself owns the family's random start; biases and unused rows are 0."""
+        name = next(name for name, part in self.named_modules() if part is module)
+        self._initialise(name, module)
+
+    @torch.no_grad()
+    def _initialise(self, name: str, module: nn.Module) -> None:
+        if isinstance(module, (nn.LayerNorm, RMSNorm)):
+            module.weight.fill_(1.0)
+            if isinstance(module, nn.LayerNorm):
+                module.bias.zero_()
+        elif isinstance(module, (nn.Linear, nn.Embedding, LearnedPositions, RelativePositionBias)):
+            module.weight.normal_(0.0, self.initial_std(name))
+            if isinstance(module, nn.Linear) and module.bias is not None:
+                module.bias.zero_()
+            if isinstance(module, nn.Embedding) and module.padding_idx is not None:
+                module.weight[module.padding_idx].zero_()
+
+    def _initialise_own_parts(self) -> None:
+        """Start every part that does not belong to a model inside this one, which has started its own."""
+        if any(parameter.is_meta for parameter in self.parameters()):
+            return
+        inner = {
+            part for child in self.modules() if child is not self and isinstance(child, Model) for part in child.modules()
+        }
+        for name, module in self.named_modules():
+            if module not in inner:
+                self._initialise(name, module)
+
+    # ---- loading and saving ----
+
+    @overload
+    @classmethod
+    def from_pretrained(
+        cls: type[ModelT], where: Place, *, output_loading_info: Literal[True], **options: Any
+    ) -> tuple[ModelT, dict[str, list[str]]]: ...
+
+    @overload
+    @classmethod
+    def from_pretrained(
+        cls: type[ModelT], where: Place, *, output_loading_info: Literal[False] = False, **options: Any
+    ) -> ModelT: ...
+
+    @classmethod
+    def from_pretrained(
+        cls: type[ModelT],
+        where: Place,
+        *,
+        config: Config | Place | None = None,
+        dtype: torch.dtype | str | None = "auto",
+        device: torch.device | str | int | None = None,
+        revision: str | None = None,
+        subfolder: str = "",
+        cache_dir: Place | None = None,
+        token: str | bool | None = None,
+        local_files_only: bool = False,
+        ignore_mismatched_sizes: bool = False,
+        output_loading_info: bool = False,
+        torch_dtype: torch.dtype | str | None = None,
+        device_map: torch.device | str | int | None = None,
+        **config_overrides: Any,
+    ) -> ModelT | tuple[ModelT, dict[str, list[str]]]:
+        """The model of a checkpoint, in eval mode.
+
+        where                     a folder, a hub repository id (a folder of that name wins), or `bundled:NAME`
+        config                    a config to use in place of the checkpoint's
+        dtype                     "auto": the one config.json names, else the stored tensors'; `torch_dtype` is its old name
+        device                    where the weights go; `device_map` may name a device too
+        ignore_mismatched_sizes   start parameters anew whose stored shape does not fit, instead of refusing
+        output_loading_info       return (model, info) with the lists missing_keys, unexpected_keys, mismatched_keys
+        config_overrides          config fields that replace the checkpoint's, such as num_labels
+
+        Parameters the checkpoint does not have start at random, and a warning names them. Raises CheckpointError for a
+        missing or damaged checkpoint and for one of another family, ConfigError for a config no model can have.
+        """
+        hub = {
+            "revision": revision,
+            "subfolder": subfolder,
+            "cache_dir": cache_dir,
+            "token": token,
+            "local_files_only": local_files_only,
+        }
+        cfg = cls._config_for(where, config, hub, config_overrides)
+        wanted = dtype if torch_dtype is None else torch_dtype
+        if wanted in ("auto", None):
+            chosen = cfg.dtype if wanted == "auto" else torch.get_default_dtype()
+        else:
+            chosen = dtype_named(wanted)
+        weights = open_weights(where, **hub)
+        with torch.device("meta"):
+            model = cls(cfg)
+        report = load_weights(
+            model,
+            weights,
+            cls.key_map(cfg),
+            dtype=chosen,
+            keep_float32=cls.float32_parts,
+            device=_device(device, device_map),
+            ignore_mismatched_sizes=ignore_mismatched_sizes,
+            initialise=model.initialise,
+        )
+        if resolve_file(where, "generation_config.json", required=False, **hub) is not None:
+            model.generation_config = GenerationConfig.from_pretrained(where, **hub)
+        model.eval()
+        return (model, _info(report)) if output_loading_info else model
+
+    @classmethod
+    def _config_for(
+        cls, where: Place, given: Config | Place | None, hub: Mapping[str, Any], overrides: Mapping[str, Any]
+    ) -> Config:
+        if isinstance(given, Config):
+            values = given.to_dict()
+        else:
+            values = read_config(where if given is None else given, **hub)
+        accepted = (cls.config_class.model_type, *cls.config_class.accepts)
+        found = values.get("model_type")
+        if found not in accepted:
+            raise CheckpointError(
+                f"{os.fspath(where)} has model_type {found!r}; {cls.__name__} loads {' and '.join(map(repr, accepted))}"
+            )
+        known = {*cls.config_class.fields(), *cls.config_class.aliases, "num_labels", *values}
+        unknown = sorted(set(overrides) - known)
+        if unknown:
+            raise ConfigError(
+                f"from_pretrained was given {', '.join(unknown)}; {cls.config_class.__name__} has no such field"
+            )
+        return cls.config_class.from_dict(values, **overrides)
+
+    def save_pretrained(self, directory: Place, *, max_shard_size: int | str = "50GB") -> None:
+        """Write config.json, generation_config.json and safetensors in the hub's layout into `directory`.
+
+        Shards grow to `max_shard_size` ("200MB", "50GB", or bytes). An interrupted save leaves what was there.
+        """
+        config = copy.deepcopy(self.config)
+        config.architectures = [type(self).__name__]
+        config.dtype = self.dtype
+        save_weights(self, type(self).key_map(self.config), directory, max_shard_size=max_shard_size)
+        config.save_pretrained(directory)
+        self.generation_config.save_pretrained(directory)
+
+    # ---- parts and properties ----
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of most of the model: of its first floating-point parameter."""
+        return next(p.dtype for p in self.parameters() if p.is_floating_point())
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return next(self.parameters()).device
+
+    def num_parameters(self, only_trainable: bool = False, exclude_embeddings: bool = False) -> int:
+        """How many numbers the model has learnt; tied ones count once."""
+        tables = {id(m.weight) for m in self.modules() if isinstance(m, nn.Embedding)} if exclude_embeddings else set()
+        return sum(
+            p.numel()
+            for p in self.parameters()
+            if id(p) not in tables and (p.requires_grad or not only_trainable)
+        )
+
+    def get_input_embeddings(self) -> nn.Embedding:
+        """The table of token vectors, [V, D]."""
+        raise TypeError(f"{type(self).__name__} has no input embeddings")
+
+    def get_output_embeddings(self) -> nn.Linear | None:
+        """The head that scores tokens, or None."""
+        return None
+
+    def tie_weights(self) -> None:
+        """Let the head that scores tokens use the token vectors, where the config says so."""
+        head = self.get_output_embeddings()
+        if head is not None and self.config.tie_word_embeddings:
+            head.weight = self.get_input_embeddings().weight
+
+    def resize_token_embeddings(self, new_num_tokens: int | None = None) -> nn.Embedding:
+        """Give the vocabulary `new_num_tokens` entries; new ones start at the mean of the old. Returns the table."""
+        table = self.get_input_embeddings()
+        if new_num_tokens is None or new_num_tokens == table.num_embeddings:
+            return table
+        if new_num_tokens < 1:
+            raise ValueError(f"new_num_tokens is {new_num_tokens}; it must be at least 1")
+        head = self.get_output_embeddings()
+        tied = head is not None and head.weight is table.weight
+        table.weight = _resized(table.weight, new_num_tokens)
+        table.num_embeddings = new_num_tokens
+        if table.padding_idx is not None and table.padding_idx >= new_num_tokens:
+            table.padding_idx = None
+        if head is not None:
+            head.weight = table.weight if tied else _resized(head.weight, new_num_tokens)
+            head.out_features = new_num_tokens
+        self.config.vocab_size = new_num_tokens
+        return table
+
+
+@torch.no_grad()
+def _resized(weight: Tensor, rows: int) -> nn.Parameter:
+    kept = weight[:rows]
+    new = weight.mean(0, keepdim=True).expand(rows - kept.shape[0], -1) if rows > kept.shape[0] else weight[:0]
+    return nn.Parameter(torch.cat([kept, new]), requires_grad=weight.requires_grad)
+
+
+def _device(device: torch.device | str | int | None, device_map: torch.device | str | int | None) -> torch.device | None:
+    chosen = device if device_map is None else device_map
+    if chosen is None:
+        return None
+    if chosen == "auto":  # one accelerator if there is one
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if not isinstance(chosen, (torch.device, str, int)):
+        raise ValueError(f"device_map is {chosen!r}; it must name one device, or be 'auto'")
+    return torch.device(chosen)
+
+
+def _info(report: LoadReport) -> dict[str, list[str]]:
+    return {
+        "missing_keys": list(report.missing_keys),
+        "unexpected_keys": list(report.unexpected_keys),
+        "mismatched_keys": list(report.mismatched_keys),
+    }
+
