@@ -1,1 +1,34 @@
-"""."""
+"""ids → more ids: greedy search, sampling and beams, for every model that speaks the protocol.
+
+Reading order: `protocol` (what a model offers), `config` and `ranges` (the options), `request` (a call,
+settled), `generate` (the way through), `run` (what the loops share), `sampling` and `beams` (the loops),
+`processors`, `warpers` and `stopping` (what watches over a step), `outputs`, `peaks`.
+"""
+
+from seq2seq_zoo.generation.config import GenerationConfig
+from seq2seq_zoo.generation.generate import generate
+from seq2seq_zoo.generation.outputs import (
+    GenerateBeamDecoderOnlyOutput,
+    GenerateBeamEncoderDecoderOutput,
+    GenerateDecoderOnlyOutput,
+    GenerateEncoderDecoderOutput,
+)
+from seq2seq_zoo.generation.processors import LogitsProcessor, LogitsProcessorList
+from seq2seq_zoo.generation.protocol import Decoding, GenerativeModel, StepOutput
+from seq2seq_zoo.generation.stopping import StoppingCriteria, StoppingCriteriaList
+
+__all__ = [
+    "Decoding",
+    "GenerateBeamDecoderOnlyOutput",
+    "GenerateBeamEncoderDecoderOutput",
+    "GenerateDecoderOnlyOutput",
+    "GenerateEncoderDecoderOutput",
+    "GenerationConfig",
+    "GenerativeModel",
+    "LogitsProcessor",
+    "LogitsProcessorList",
+    "StepOutput",
+    "StoppingCriteria",
+    "StoppingCriteriaList",
+    "generate",
+]

@@ -2,9 +2,10 @@
 
     kwargs of generate  >  the config given to generate  >  the checkpoint's config  >  the defaults below
 
-A config remembers which options were set: only those travel from one level to the next, so a value that happens to
-equal the default still overrides.  Field names and defaults are those of generation_config.json on the hub
-(transformers 4.57.6); files are written with what was set, and keys that this version does not know are kept.
+A config remembers which options were set: only those travel from one level to the next, so a value that
+happens to equal the default still overrides. Field names and defaults are those of generation_config.json
+on the hub (transformers 4.57.6); files are written with what was set, and keys that this version does not
+know are kept.
 """
 
 from __future__ import annotations
@@ -18,7 +19,6 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from seq2seq_zoo.checkpoint import resolve_file, write_json_atomically
 from seq2seq_zoo.errors import CheckpointError, GenerationError
 from seq2seq_zoo.generation.ranges import RANGES
 
@@ -29,8 +29,11 @@ _METADATA = ("transformers_version", "_from_model_config", "_commit_hash")
 
 # Options where None is a value of its own ("off") although the default is something else.
 _OFF_WHEN_NONE = frozenset(
-    "min_length temperature top_k top_p typical_p epsilon_cutoff eta_cutoff repetition_penalty "
-    "encoder_repetition_penalty no_repeat_ngram_size encoder_no_repeat_ngram_size".split()
+    (
+        *("min_length", "temperature", "top_k", "top_p", "typical_p", "epsilon_cutoff", "eta_cutoff"),
+        *("repetition_penalty", "encoder_repetition_penalty"),
+        *("no_repeat_ngram_size", "encoder_no_repeat_ngram_size"),
+    )
 )
 
 
@@ -38,9 +41,10 @@ _OFF_WHEN_NONE = frozenset(
 class GenerationConfig:
     """Options of `generate`.
 
-    `GenerationConfig(num_beams=4)` sets one of them; reading another gives its default.  Setting None means the
-    default again, or "off" where the option can be off.  A value of the wrong type or outside its range raises
-    GenerationError at once; options that contradict each other are found by `generate`, where all levels meet.
+    `GenerationConfig(num_beams=4)` sets one of them; reading another gives its default. Setting None means
+    the default again, or "off" where the option can be off. A value of the wrong type or outside its range
+    raises GenerationError at once; options that contradict each other are found by `generate`, where all
+    levels meet.
     """
 
     # How long
@@ -53,8 +57,8 @@ class GenerationConfig:
     min_new_tokens: int | None = None
     """No end-of-sequence token before this many new tokens; wins over min_length."""
     early_stopping: bool | str = False
-    """Beams: True stops at num_beams finished texts; False when an improvement is unlikely; "never" when it is
-    impossible."""
+    """Beams: True stops at num_beams finished texts; False when an improvement is unlikely; "never" when it
+    is impossible."""
     max_time: float | None = None
     """Seconds after which to stop."""
     stop_strings: str | list[str] | None = None
@@ -181,7 +185,7 @@ class GenerationConfig:
     def __setattr__(self, name: str, value: Any) -> None:
         if name not in OPTIONS:
             raise GenerationError(f"GenerationConfig has no option {name!r}{nearest(name, OPTIONS)}")
-        if value is None and name not in _OFF_WHEN_NONE and getattr(type(self), name) is not None:
+        if value is None and not can_be_none(name):
             self.__dict__.pop(name, None)
             return
         if value is not None and name in RANGES:
@@ -244,8 +248,8 @@ class GenerationConfig:
     def from_model_config(cls, config: Any) -> GenerationConfig:
         """The generation options found in a model's config: a dictionary, or an object with `to_dict`.
 
-        A pair of models (EncoderDecoderModel) keeps some of them in its decoder's part: those count where the
-        outer part has none.
+        A pair of models (EncoderDecoderModel) keeps some of them in its decoder's part: those count where
+        the outer part has none.
         """
         outer = config if isinstance(config, Mapping) else config.to_dict()
         inner = outer.get("decoder")
@@ -271,8 +275,11 @@ class GenerationConfig:
     ) -> GenerationConfig:
         """Read generation_config.json from a folder, a hub repository or `bundled:NAME`.
 
-        Raises CheckpointError for a missing or damaged file, GenerationError for an option out of its range.
+        Raises CheckpointError for a missing or damaged file, GenerationError for an option out of its
+        range.
         """
+        from seq2seq_zoo.checkpoint import resolve_file
+
         path = resolve_file(
             where,
             config_file_name,
@@ -297,6 +304,8 @@ class GenerationConfig:
 
     def save_pretrained(self, directory: str | os.PathLike[str], config_file_name: str = FILE_NAME) -> None:
         """Write generation_config.json into `directory`, which is made if need be."""
+        from seq2seq_zoo.checkpoint import write_json_atomically
+
         folder = Path(directory)
         if folder.is_file():
             raise GenerationError(f"save_pretrained needs a directory, but {folder} is a file")
@@ -311,6 +320,11 @@ class GenerationConfig:
 OPTIONS = frozenset(field.name for field in fields(GenerationConfig))
 
 _EXTRA_OUTPUTS = ("output_attentions", "output_hidden_states", "output_scores", "output_logits")
+
+
+def can_be_none(name: str) -> bool:
+    """Whether None is a value of the option, rather than the wish for its default."""
+    return name in _OFF_WHEN_NONE or getattr(GenerationConfig, name) is None
 
 
 def nearest(name: str, names: Iterable[str]) -> str:

@@ -1,15 +1,16 @@
 """What generation knows about a model: the smallest protocol that serves every family.
 
 A *source* is one input of the batch; a *row* is one text being written for it (a beam, or one of several
-samples).  Rows are source-major: with k rows per source, rows s·k … s·k+k-1 belong to source s, R = sources · k.
+samples). Rows are source-major: with k rows per source, rows s·k … s·k+k-1 belong to source s, R = sources
+· k.
 
     decoding = model.begin_decoding(inputs, rows_per_source=k, ...)     encoder runs here, once per source
     output   = decoding.step(prompt)        [R, n] ids → [R, V] logits  the whole prompt at first
-    decoding.reorder(parents)                                           beams: row r continues row parents[r]
-    output   = decoding.step(new_tokens)    [R, 1] ids → [R, V] logits  then one token a row
+    decoding.reorder(parents)                                           beams: row r continues row
+    parents[r] output   = decoding.step(new_tokens)    [R, 1] ids → [R, V] logits  then one token a row
 
-Everything a model must remember between steps (keys and values, recurrent state, masks, positions) lives in its
-`Decoding`, never on the model, so that two threads can decode with one model.  The loops hold the ids.
+Everything a model must remember between steps (keys and values, recurrent state, masks, positions) lives in
+its `Decoding`, never on the model, so that two threads can decode with one model. The loops hold the ids.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from seq2seq_zoo.generation.config import GenerationConfig
 
 @dataclass(frozen=True)
 class StepOutput:
-    """What one step computes.  The loops only read these tensors; `logits` may be a view that shares memory.
+    """What one step computes. The loops only read these tensors; `logits` may be a view that shares memory.
 
     logits: [R, V], of the last given position, in the model's dtype.
     attentions: the decoder's self-attention weights, one tensor a layer; None unless asked for.
@@ -52,14 +53,14 @@ class Decoding(Protocol):
     ) -> StepOutput:
         """Append `ids` [R, n] to every row and predict what follows.
 
-        In the first step `ids` is the whole prompt, and the rows of one source are equal: an implementation may
-        compute one of them and share it.  Where the inputs of a decoder-only model hold `inputs_embeds`, the
-        first step's `ids` are what the embeddings stand for ([R, 0] if the caller has none): the embeddings are
-        read in their place.
+        In the first step `ids` is the whole prompt, and the rows of one source are equal: an implementation
+        may compute one of them and share it. Where the inputs of a decoder-only model hold `inputs_embeds`,
+        the first step's `ids` are what the embeddings stand for ([R, 0] if the caller has none): the
+        embeddings are read in their place.
         """
 
     def reorder(self, rows: Tensor) -> None:
-        """From now on row r continues what row `rows[r]` was.  `rows` [R] int64 stays within each source."""
+        """From now on row r continues what row `rows[r]` was. `rows` [R] int64 stays within each source."""
 
     def crop(self, length: int) -> None:
         """Forget all but the first `length` positions of every row."""
@@ -103,8 +104,8 @@ class GenerativeModel(Protocol):
 
         `inputs` holds the model's own keywords, one row a source, never repeated for its rows: for an
         encoder-decoder the source (input_ids or inputs_embeds, or encoder_outputs in their place),
-        attention_mask and decoder_attention_mask (of the prompt; new positions may always be attended to); for
-        a decoder the attention_mask of the prompt, or inputs_embeds.  The prompt's ids come with the first
-        step.  With `use_cache=False` every step recomputes all positions.  The two output flags are for the
-        encoder; the decoder is asked at each step.  Neither `inputs` nor what it holds is changed.
+        attention_mask and decoder_attention_mask (of the prompt; new positions may always be attended to);
+        for a decoder the attention_mask of the prompt, or inputs_embeds. The prompt's ids come with the
+        first step. With `use_cache=False` every step recomputes all positions. The two output flags are for
+        the encoder; the decoder is asked at each step. Neither `inputs` nor what it holds is changed.
         """

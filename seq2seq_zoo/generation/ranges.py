@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +14,7 @@ def _is_integer(value: Any) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and value == value
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and not math.isnan(value)
 
 
 def _integer(low: int) -> Range:
@@ -30,9 +31,8 @@ def _between(interval: str, low: float, high: float) -> Range:
     def inside(value: Any) -> bool:
         if not _is_number(value):
             return False
-        above = value > low if interval[0] == "(" else value >= low
-        below = value < high if interval[-1] == ")" else value <= high
-        return above and below
+        at_edge = (value == low and interval[0] == "(") or (value == high and interval[-1] == ")")
+        return bool(low <= value <= high) and not at_edge
 
     return inside, f"a number in {interval}"
 
@@ -40,7 +40,7 @@ def _between(interval: str, low: float, high: float) -> Range:
 def _one_of(*values: Any) -> Range:
     # 1 == True in Python: the type has to agree as well
     return (
-        lambda value: any(value == allowed and type(value) is type(allowed) for allowed in values),
+        lambda value: any(type(value) is type(allowed) and bool(value == allowed) for allowed in values),
         " or ".join(repr(allowed) for allowed in values),
     )
 

@@ -1,0 +1,446 @@
+"""From the arguments of `generate` to a request: everything checked and settled before any work is done.
+
+    options   kwargs > given config > checkpoint's config > defaults          settle_options
+    source    what the encoder reads, one row a source                        _settle_source
+    prompt    the ids that are continued                                      _settle_prompt
+    lengths   the longest and shortest result, in tokens with the prompt      _settle_lengths
+
+Every refusal is a GenerationError that names argument, value and what it must be.
+Nothing of the caller's is changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from seq2seq_zoo.errors import GenerationError
+from seq2seq_zoo.generation.config import OPTIONS, GenerationConfig, can_be_none, nearest
+from seq2seq_zoo.generation.protocol import GenerativeModel
+
+_DEFAULT_NEW_TOKENS = 20
+_SPECIAL = ("pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id")
+
+# Documented options and arguments that generate does not offer, and the values that ask for nothing.
+_UNSUPPORTED_OPTIONS: dict[str, tuple[Any, ...]] = {
+    "prefill_chunk_size": (None,),
+    "stop_strings": (None,),
+    "guidance_scale": (None, 1),
+    "token_healing": (False,),
+    "watermarking_config": (None,),
+    "prompt_lookup_num_tokens": (None,),
+    "assistant_early_exit": (None,),
+    "low_memory": (None, False),
+    "penalty_alpha": (None, 0),
+    "dola_layers": (None,),
+    "diversity_penalty": (None, 0),
+    "num_beam_groups": (None, 1),
+    "constraints": (None,),
+    "force_words_ids": (None,),
+}
+_UNSUPPORTED_ARGUMENTS = (
+    "assistant_model",
+    "negative_prompt_ids",
+    "negative_prompt_attention_mask",
+    "custom_generate",
+    "assistant_tokenizer",
+    "trust_remote_code",
+)
+
+
+@dataclass
+class Request:
+    """One call of generate, settled.
+
+    config: all options, from all levels.
+    inputs: the model's own keywords, one row a source.
+    prompt: [sources, n] int64; n = 0 only where embeddings stand for a decoder's prompt.
+    source_ids: the ids the encoder (or the decoder alone) reads; None for embeddings or encoder outputs.
+    limit, least: longest and shortest result, prompt included.
+    capacity: positions a row may need.
+    eos: end-of-sequence ids [E], or None.
+    pad: fills finished rows; 0, and never used, where there is neither padding nor end token.
+    """
+
+    config: GenerationConfig
+    inputs: dict[str, Any]
+    prompt: Tensor
+    source_ids: Tensor | None
+    limit: int
+    least: int
+    capacity: int
+    eos: Tensor | None
+    pad: int
+
+    @property
+    def rows_per_source(self) -> int:
+        return max(self.config.num_beams, self.config.num_return_sequences)
+
+
+def settle(
+    model: GenerativeModel,
+    inputs: Tensor | None,
+    given: GenerationConfig | None,
+    keywords: Mapping[str, Any],
+    arguments: Iterable[str],
+    use_model_defaults: bool | None,
+) -> Request:
+    """Check and settle a call; `keywords` are options and model inputs, `arguments` generate's other
+    names."""
+    config, model_inputs, asked = settle_options(model, given, keywords, arguments, use_model_defaults)
+    source_vocabulary, vocabulary = vocabularies(model)
+    _check_token_options(config, asked, vocabulary)
+    eos = _ids(config.eos_token_id)
+    pad = config.pad_token_id if config.pad_token_id is not None or not eos else eos[0]
+
+    if inputs is not None:
+        if model_inputs.get("input_ids") is not None:
+            raise GenerationError("give either inputs or input_ids, not both")
+        model_inputs["input_ids"] = inputs
+    model_inputs = {name: value for name, value in model_inputs.items() if value is not None}
+    if model.is_encoder_decoder:
+        sources, source_ids = _settle_source(model, model_inputs, config, source_vocabulary)
+        prompt = _settle_decoder_prompt(model, model_inputs, config, sources, vocabulary)
+        hidden = 0
+    else:
+        prompt, hidden = _settle_prompt(model, model_inputs, config, vocabulary)
+        source_ids = prompt if prompt.shape[1] > 0 else None
+    _settle_mask(model, model_inputs, source_ids, pad, eos)
+    if source_ids is None:
+        for name, off in (("encoder_repetition_penalty", 1.0), ("encoder_no_repeat_ngram_size", 0)):
+            if name in asked and getattr(config, name) not in (off, None):
+                raise GenerationError(f"{name} needs the input's ids, but there are none")
+
+    limit, least = _settle_lengths(model, config, asked, prompt.shape[1], hidden)
+    return Request(
+        config=config,
+        inputs=model_inputs,
+        prompt=prompt,
+        source_ids=source_ids,
+        limit=limit,
+        least=least,
+        capacity=limit + hidden,
+        eos=torch.tensor(eos, device=prompt.device) if eos else None,
+        pad=pad or 0,
+    )
+
+
+# ---- options ----
+
+
+def settle_options(
+    model: GenerativeModel,
+    given: GenerationConfig | None,
+    keywords: Mapping[str, Any],
+    arguments: Iterable[str],
+    use_model_defaults: bool | None,
+) -> tuple[GenerationConfig, dict[str, Any], frozenset[str]]:
+    """All levels as one config; the model's own keywords; the options that this very call sets."""
+    if given is not None and not isinstance(given, GenerationConfig):
+        raise GenerationError(f"generation_config must be a GenerationConfig, but is {_kind(given)}")
+    arguments = (*arguments, *_UNSUPPORTED_ARGUMENTS)
+    known = OPTIONS | model.generation_inputs
+    for name, value in keywords.items():
+        if name in _UNSUPPORTED_ARGUMENTS:
+            if value is not None:
+                raise GenerationError(f"generate does not support the argument {name} yet")
+        elif name not in known:
+            raise GenerationError(
+                f"generate has no argument {name!r}{nearest(name, (*known, *arguments, 'inputs'))}"
+            )
+
+    checkpoint = model.generation_config.given
+    if given is not None and use_model_defaults is False:
+        checkpoint = {name: value for name, value in checkpoint.items() if name in _SPECIAL}
+    config = GenerationConfig(**checkpoint)
+    of_this_call = dict(given.given) if given is not None else {}
+    of_this_call |= {
+        name: value
+        for name, value in keywords.items()
+        # None asks for nothing where the option cannot be off
+        if name in OPTIONS and not (value is None and not can_be_none(name))
+    }
+    for name, value in of_this_call.items():
+        setattr(config, name, value)
+    if keywords.get("max_length") is None and config.max_length == GenerationConfig.max_length:
+        config.max_length = None  # type: ignore[assignment]  # in a config this value means the default
+    if "max_length" not in config.given and config.max_new_tokens is None:
+        of_this_call.pop("max_length", None)
+
+    _check_combinations(config)
+    model_inputs = {name: value for name, value in keywords.items() if name in model.generation_inputs}
+    return config, {n: v for n, v in model_inputs.items() if n not in OPTIONS}, frozenset(of_this_call)
+
+
+def _check_combinations(config: GenerationConfig) -> None:
+    for name, nothing in _UNSUPPORTED_OPTIONS.items():
+        value = getattr(config, name)
+        if value not in nothing:
+            raise GenerationError(f"generate does not support the option {name} yet, but it is {value!r}")
+    if config.num_return_sequences > 1:
+        if config.num_beams == 1 and not config.do_sample:
+            raise GenerationError(
+                f"num_return_sequences is {config.num_return_sequences}, but greedy search has one result: "
+                "it needs num_beams > 1 or do_sample=True"
+            )
+        if 1 < config.num_beams < config.num_return_sequences:
+            raise GenerationError(
+                f"num_return_sequences must be at most num_beams, but is {config.num_return_sequences} with "
+                f"num_beams={config.num_beams}"
+            )
+    if config.do_sample and config.temperature == 0:
+        raise GenerationError(
+            "temperature must be > 0 with do_sample=True, but is 0 (do_sample=False is greedy)"
+        )
+
+
+def _check_token_options(config: GenerationConfig, asked: frozenset[str], vocabulary: int) -> None:
+    """Every id an option names must be in the vocabulary.
+
+    A checkpoint's own pad and eos may lie outside it (a shrunken model): then they just never occur.
+    """
+    named: dict[str, list[int]] = {
+        name: _ids(getattr(config, name))
+        for name in ("forced_bos_token_id", "forced_eos_token_id", "suppress_tokens", "begin_suppress_tokens")
+    }
+    named |= {name: _ids(getattr(config, name)) for name in _SPECIAL[:3] if name in asked}
+    named["bad_words_ids"] = [token for ids in config.bad_words_ids or () for token in ids]
+    bias = config.sequence_bias
+    sequences = [] if bias is None else bias if isinstance(bias, dict) else [ids for ids, _ in bias]
+    named["sequence_bias"] = [token for ids in sequences for token in ids]
+    for name, tokens in named.items():
+        for token in tokens:
+            if token >= vocabulary:
+                raise GenerationError(f"{name} holds the id {token}, but the vocabulary has {vocabulary} ids")
+
+
+def vocabularies(model: GenerativeModel) -> tuple[int, int]:
+    """How many ids the encoder reads, and how many the decoder writes."""
+    config = model.config
+    both = (getattr(config, "encoder", config), getattr(config, "decoder", config))
+    return both[0].vocab_size, both[1].vocab_size
+
+
+# ---- inputs ----
+
+
+def _settle_source(
+    model: GenerativeModel, inputs: dict[str, Any], config: GenerationConfig, vocabulary: int
+) -> tuple[int, Tensor | None]:
+    """How many sources there are, and their ids; leaves one kind of source in `inputs`."""
+    ids, embeds = inputs.get("input_ids"), inputs.get("inputs_embeds")
+    outputs = inputs.get("encoder_outputs")
+    if ids is not None and embeds is not None:
+        raise GenerationError("give either input_ids or inputs_embeds, not both")
+    if ids is None and embeds is None and outputs is None:
+        inputs["input_ids"] = ids = _bos_prompt(model, inputs, config)
+    if ids is not None:
+        inputs["input_ids"] = ids = check_ids("input_ids", ids, vocabulary)
+    if embeds is not None:
+        _check_embeds(embeds)
+    if outputs is not None:
+        hidden = (
+            outputs[0] if isinstance(outputs, (tuple, list)) else getattr(outputs, "last_hidden_state", None)
+        )
+        if not isinstance(hidden, Tensor) or hidden.dim() != 3:
+            raise GenerationError(
+                "encoder_outputs must be the encoder's output or a tuple that starts with its hidden states "
+                f"[sources, length, width], but is {_kind(outputs)}"
+            )
+        if ids is not None and ids.shape[0] != hidden.shape[0]:
+            raise GenerationError(
+                f"encoder_outputs has {hidden.shape[0]} sources, but input_ids has {ids.shape[0]}"
+            )
+        inputs.pop("input_ids", None)
+        inputs.pop("inputs_embeds", None)
+        return hidden.shape[0], ids
+    main = ids if ids is not None else embeds
+    assert main is not None
+    return main.shape[0], ids
+
+
+def _settle_decoder_prompt(
+    model: GenerativeModel, inputs: dict[str, Any], config: GenerationConfig, sources: int, vocabulary: int
+) -> Tensor:
+    """decoder_input_ids behind the start token; that token alone where there are none: [sources, n]."""
+    given = inputs.pop("decoder_input_ids", None)
+    start = (
+        config.decoder_start_token_id if config.decoder_start_token_id is not None else config.bos_token_id
+    )
+    if start is None:
+        raise GenerationError(
+            "an encoder-decoder needs decoder_start_token_id or bos_token_id, but neither is set"
+        )
+    starts = _ids(start)
+    if len(starts) not in ((1,) if isinstance(start, int) else (sources,)):
+        raise GenerationError(
+            f"decoder_start_token_id must be one id or one a source, but has {len(starts)} ids for "
+            f"{sources} sources"
+        )
+    for token in starts:
+        if token >= vocabulary:
+            raise GenerationError(
+                f"decoder_start_token_id is {token}, but the vocabulary has {vocabulary} ids"
+            )
+    main = next((v for v in inputs.values() if isinstance(v, Tensor)), None)
+    device = main.device if main is not None else model.device
+    first = torch.tensor(starts, device=device).expand(sources).view(-1, 1)
+    mask = inputs.get("decoder_attention_mask")
+    if given is None:
+        if mask is not None:
+            raise GenerationError("decoder_attention_mask needs decoder_input_ids, but there are none")
+        return first.contiguous()
+    ids = check_ids("decoder_input_ids", given, vocabulary)
+    if ids.shape[0] != sources:
+        raise GenerationError(f"decoder_input_ids has {ids.shape[0]} rows, but there are {sources} sources")
+    if mask is not None:
+        _check_mask("decoder_attention_mask", mask, ids.shape)
+    if bool((ids[:, :1] != first).all()):
+        ids = torch.cat((first, ids), dim=1)
+        if mask is not None:
+            inputs["decoder_attention_mask"] = torch.cat((torch.ones_like(mask[:, :1]), mask), dim=1)
+    return ids
+
+
+def _settle_prompt(
+    model: GenerativeModel, inputs: dict[str, Any], config: GenerationConfig, vocabulary: int
+) -> tuple[Tensor, int]:
+    """A decoder's prompt [sources, n], and how many positions it has beyond those ids (embeddings)."""
+    ids, embeds = inputs.pop("input_ids", None), inputs.get("inputs_embeds")
+    if embeds is not None:
+        _check_embeds(embeds)
+        if ids is None:
+            return torch.empty(embeds.shape[0], 0, dtype=torch.long, device=embeds.device), embeds.shape[1]
+    ids = check_ids("input_ids", ids if ids is not None else _bos_prompt(model, inputs, config), vocabulary)
+    if embeds is not None and embeds.shape[:2] != ids.shape:
+        raise GenerationError(
+            f"inputs_embeds {list(embeds.shape)} must stand for input_ids {list(ids.shape)}: rows and length "
+            "must agree"
+        )
+    return ids, 0
+
+
+def _settle_mask(
+    model: GenerativeModel, inputs: dict[str, Any], ids: Tensor | None, pad: int | None, eos: list[int]
+) -> None:
+    """Check the attention mask; without one, padding tokens say what it is, unless they are end tokens
+    too."""
+    mask = inputs.get("attention_mask")
+    embeds = inputs.get("inputs_embeds")
+    if mask is not None:
+        if embeds is not None:
+            _check_mask("attention_mask", mask, embeds.shape[:2])
+        elif ids is not None:
+            _check_mask("attention_mask", mask, ids.shape)
+        return
+    if "attention_mask" not in model.generation_inputs or "encoder_outputs" in inputs:
+        return
+    if ids is not None and embeds is None and pad is not None and pad not in eos:
+        present = ids != pad
+        if not bool(present.all()):
+            inputs["attention_mask"] = present.long()
+
+
+def _bos_prompt(model: GenerativeModel, inputs: Mapping[str, Any], config: GenerationConfig) -> Tensor:
+    if config.bos_token_id is None:
+        raise GenerationError("generate needs inputs, or a bos_token_id to start from, but neither is given")
+    other = next((v for v in inputs.values() if isinstance(v, Tensor)), None)
+    rows = 1 if other is None else other.shape[0]
+    return torch.full((rows, 1), config.bos_token_id, device=model.device)
+
+
+def check_ids(name: str, ids: Any, vocabulary: int) -> Tensor:
+    """Ids [rows, length] within the vocabulary, as int64; refused otherwise."""
+    if not isinstance(ids, Tensor):
+        raise GenerationError(f"{name} must be a tensor [rows, length] of integers, but is {_kind(ids)}")
+    if ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool or ids.dim() != 2:
+        raise GenerationError(
+            f"{name} must be a tensor [rows, length] of integers, but is {ids.dtype} {list(ids.shape)}"
+        )
+    if ids.numel() == 0:
+        raise GenerationError(f"{name} must have at least one row and one token, but is {list(ids.shape)}")
+    low, high = torch.stack(ids.aminmax()).tolist()
+    if low < 0 or high >= vocabulary:
+        wrong = low if low < 0 else high
+        raise GenerationError(
+            f"{name} holds the id {wrong}, but the vocabulary has {vocabulary} ids (0 and up)"
+        )
+    return ids.long()
+
+
+def _check_embeds(embeds: Any) -> None:
+    if not isinstance(embeds, Tensor) or embeds.dim() != 3 or not embeds.is_floating_point():
+        raise GenerationError(
+            f"inputs_embeds must be a tensor [rows, length, width] of floats, but is {_kind(embeds)}"
+        )
+    if embeds.numel() == 0:
+        raise GenerationError(f"inputs_embeds must not be empty, but is {list(embeds.shape)}")
+
+
+def _check_mask(name: str, mask: Any, shape: Iterable[int]) -> None:
+    if not isinstance(mask, Tensor) or tuple(mask.shape) != tuple(shape):
+        raise GenerationError(f"{name} must be a tensor of shape {list(shape)}, but is {_kind(mask)}")
+
+
+def _ids(option: Any) -> list[int]:
+    return [] if option is None else [option] if isinstance(option, int) else list(option)
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, Tensor):
+        return f"a tensor {value.dtype} {list(value.shape)}"
+    return f"a {type(value).__name__}"
+
+
+# ---- lengths ----
+
+
+def _settle_lengths(
+    model: GenerativeModel, config: GenerationConfig, asked: frozenset[str], prompt: int, hidden: int
+) -> tuple[int, int]:
+    """Longest and shortest result in tokens, the prompt's `prompt` included, `hidden` embeddings not.
+
+    The last token is written but never read, so a model of P positions can end at P + 1.
+    """
+    positions = model.max_positions
+    room = None if positions is None else positions + 1 - hidden
+    if config.max_new_tokens is not None:
+        option, limit = "max_new_tokens", prompt + config.max_new_tokens
+    elif "max_length" in config.given:
+        option, limit = "max_length", config.max_length - hidden
+        if limit <= prompt:
+            raise GenerationError(
+                f"max_length must be greater than the prompt's {prompt + hidden} tokens, but is "
+                f"{config.max_length} (max_new_tokens counts new tokens only)"
+            )
+    else:
+        option, limit = "", prompt + _DEFAULT_NEW_TOKENS
+        if positions is not None:
+            limit = min(limit, positions - hidden)
+    if room is not None and limit > room:
+        if option in asked:
+            raise GenerationError(
+                f"{option} is {getattr(config, option)}: with a prompt of {prompt + hidden} tokens that "
+                f"needs {limit + hidden - 1} positions, but the model has {positions}"
+            )
+        limit = room
+    if limit <= prompt:
+        raise GenerationError(
+            f"the prompt has {prompt + hidden} tokens, which leaves nothing to generate: the model has "
+            f"{positions} positions"
+        )
+
+    if config.min_new_tokens is not None:
+        option, least = "min_new_tokens", prompt + config.min_new_tokens
+    else:
+        option, least = "min_length", max((config.min_length or 0) - hidden, 0)
+    if least > limit and option in asked:
+        raise GenerationError(
+            f"{option} is {getattr(config, option)}, which asks for at least {least - prompt} new tokens, "
+            f"but the longest result has {limit - prompt}"
+        )
+    return limit, least

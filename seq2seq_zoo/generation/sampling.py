@@ -1,0 +1,68 @@
+"""Greedy search and sampling: every row is continued on its own.
+
+greedy:    yₜ = argmax p(y | y₁ … yₜ₋₁, x)
+sampling:  yₜ ~ softmax(processed scores)
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from seq2seq_zoo.generation.outputs import (
+    GenerateDecoderOnlyOutput,
+    GenerateEncoderDecoderOutput,
+)
+from seq2seq_zoo.generation.peaks import argmax
+from seq2seq_zoo.generation.run import Run
+
+
+def continue_rows(
+    run: Run, is_encoder_decoder: bool
+) -> Tensor | GenerateDecoderOnlyOutput | GenerateEncoderDecoderOutput:
+    """Write every row to its end: ids [R, longest], or the output object that was asked for.
+
+    A row that met an end token is filled with the padding token. A row that only a criterion of the
+    caller's finished goes on where there is no end token, since nothing then says what to fill it with.
+    """
+    request, config = run.request, run.request.config
+    rows, length = run.prompt.shape
+    text = run.prompt.new_empty(rows, request.limit)
+    text[:, :length] = fresh = run.prompt
+    unfinished = torch.ones(rows, dtype=torch.bool, device=text.device)
+    while True:
+        step = run.decoding.step(fresh, **run.trace.flags)
+        # choices are made in float32, whatever the model computes in; without processors nothing is copied
+        if run.processors:
+            scores = run.processors(text[:, :length], step.logits.to(torch.float32, copy=True))
+        else:
+            scores = step.logits.float()
+        run.trace.add(step, scores)
+
+        if config.do_sample:
+            tokens = torch.multinomial(scores.softmax(dim=-1), num_samples=1).squeeze(1)
+        else:
+            tokens = argmax(scores)
+        if request.eos is not None:
+            tokens = tokens.masked_fill(~unfinished, request.pad)
+        text[:, length] = tokens
+        length += 1
+        if run.streamer is not None:
+            run.streamer.put(tokens.cpu())
+
+        if request.eos is not None:
+            unfinished &= ~torch.isin(tokens, request.eos)
+        if run.criteria:
+            unfinished &= ~run.criteria(text[:, :length], run.trace.scores_so_far)
+        can_finish = request.eos is not None or bool(run.criteria)
+        if length == request.limit or (can_finish and not bool(unfinished.any())):
+            break
+        fresh = tokens[:, None]
+    if run.streamer is not None:
+        run.streamer.end()
+
+    sequences = text[:, :length].contiguous()
+    if not config.return_dict_in_generate:
+        return sequences
+    output = GenerateEncoderDecoderOutput if is_encoder_decoder else GenerateDecoderOnlyOutput
+    return output(sequences, **run.trace.fields(is_encoder_decoder, run.decoding.encoder_outputs))
