@@ -137,9 +137,7 @@ class Config:
         """Field name → type, in order of declaration."""
         hints = get_type_hints(cls)
         return {
-            name: kind
-            for name, kind in hints.items()
-            if get_origin(kind) is not ClassVar and name != "extra"
+            name: kind for name, kind in hints.items() if get_origin(kind) is not ClassVar and name != "extra"
         }
 
     def derive(self) -> None:
@@ -150,7 +148,9 @@ class Config:
         for name, kind in self.fields().items():
             value = getattr(self, name)
             if not _is(value, kind):
-                raise ConfigError(f"{name} is {value!r}, of type {type(value).__name__}; it must be {_words(kind)}")
+                raise ConfigError(
+                    f"{name} is {value!r}, of type {type(value).__name__}; it must be {_words(kind)}"
+                )
         for name in ("pad_token_id", "bos_token_id", "decoder_start_token_id"):
             if getattr(self, name) is not None:
                 not_negative(self, name)

@@ -1,1 +1,12 @@
-"""."""
+"""The core: what the papers describe, each part once, for all families.
+
+Nothing here knows a config, a checkpoint or a tokenizer; parts receive numbers and other parts. Read in this order:
+
+    activations, norms, feed_forward        small things
+    positions, masks, prefix                what attention is told
+    attention, state                        who looks at whom, and what is remembered between steps
+    embedding, transformer                  from ids through a stack of layers
+    heads                                   from hidden vectors to answers and losses
+
+The words and the letters of the shapes are those of `seq2seq_zoo.glossary`.
+"""

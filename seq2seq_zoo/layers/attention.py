@@ -144,7 +144,9 @@ class Attention(nn.Module):
             else:
                 key, value = with_prefix(key, value, prefix)
         mixed, weights = self._attend(query, key, value, mask, bias, need_weights)
-        return self.output(mixed.transpose(1, 2).flatten(2)), weights  # [B, H, L, E] → [B, L, H · E] → [B, L, D]
+        return self.output(
+            mixed.transpose(1, 2).flatten(2)
+        ), weights  # [B, H, L, E] → [B, L, H · E] → [B, L, D]
 
     def _heads(self, x: Tensor, heads: int) -> Tensor:
         """[B, L, heads · E] → [B, heads, L, E]"""

@@ -15,7 +15,9 @@ def check_ids(ids: Tensor, vocabulary: int, name: str = "input_ids") -> None:
     low, high = (int(bound) for bound in ids.aminmax())
     if low < 0 or high >= vocabulary:
         outside = low if low < 0 else high
-        raise ValueError(f"{name} holds the id {outside}; ids must be in 0 … {vocabulary - 1} (vocab_size - 1)")
+        raise ValueError(
+            f"{name} holds the id {outside}; ids must be in 0 … {vocabulary - 1} (vocab_size - 1)"
+        )
 
 
 class InputEmbedding(nn.Module):

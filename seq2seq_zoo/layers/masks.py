@@ -79,6 +79,8 @@ def may_attend(
         return None
     if prefix:
         mask = torch.cat([mask.new_ones(*mask.shape[:-1], prefix), mask], dim=-1)
-    if padding is not None and not prefix:  # causality alone lets every query see itself, a prefix is seen by all
+    if (
+        padding is not None and not prefix
+    ):  # causality alone lets every query see itself, a prefix is seen by all
         mask = mask | ~mask.any(-1, keepdim=True)
     return mask

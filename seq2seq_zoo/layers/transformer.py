@@ -1,15 +1,15 @@
 """A transformer layer, and the stack of them: the shape that all families share.
 
-    post-norm (MVP, BertGeneration)              pre-norm (mT5, PhiMoE)
+post-norm (MVP, BertGeneration)              pre-norm (mT5, PhiMoE)
 
-    x ─┬─ self_attention ─ (+) ─ norm ─┐         x ─┬─ norm ─ self_attention ─ (+) ─┐
-       └────────────────────┘          │            └───────────────────────────┘   │
-       ┌───────────────────────────────┘            ┌───────────────────────────────┘
-       ├─ cross_attention ─ (+) ─ norm ─┐           ├─ norm ─ cross_attention ─ (+) ─┐     (decoders)
-       └─────────────────────┘          │           └────────────────────────────┘   │
-       ┌────────────────────────────────┘           ┌────────────────────────────────┘
-       ├─ feed_forward ─ (+) ─ norm ─→              ├─ norm ─ feed_forward ─ (+) ─→
-       └──────────────────┘                         └─────────────────────────┘
+x ─┬─ self_attention ─ (+) ─ norm ─┐         x ─┬─ norm ─ self_attention ─ (+) ─┐
+   └────────────────────┘          │            └───────────────────────────┘   │
+   ┌───────────────────────────────┘            ┌───────────────────────────────┘
+   ├─ cross_attention ─ (+) ─ norm ─┐           ├─ norm ─ cross_attention ─ (+) ─┐     (decoders)
+   └─────────────────────┘          │           └────────────────────────────┘   │
+   ┌────────────────────────────────┘           ┌────────────────────────────────┘
+   ├─ feed_forward ─ (+) ─ norm ─→              ├─ norm ─ feed_forward ─ (+) ─→
+   └──────────────────┘                         └─────────────────────────┘
 """
 
 from __future__ import annotations
@@ -190,9 +190,7 @@ class Stack(nn.Module):
         fresh = state is None or not state.started
         self_prefixes = self.self_prompt() if self.self_prompt is not None and fresh else None
         cross_prefixes = (
-            self.cross_prompt()
-            if self.cross_prompt is not None and fresh and memory is not None
-            else None
+            self.cross_prompt() if self.cross_prompt is not None and fresh and memory is not None else None
         )
         mask = may_attend(
             padding_mask(attention_mask),

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from ..checkpoint import KeyMap, LoadReport, load_weights, open_weights, resolve_file, save_weights
 from ..config import Config, Place, dtype_named, read_config
 from ..errors import CheckpointError, ConfigError
-from ..generation import GenerationConfig
+from ..generation import Decoding, GenerateOutput, GenerationConfig, generate
 from ..layers.norms import RMSNorm
 from ..layers.positions import LearnedPositions, RelativePositionBias
 
@@ -85,7 +85,10 @@ class Model(nn.Module):
         if any(parameter.is_meta for parameter in self.parameters()):
             return
         inner = {
-            part for child in self.modules() if child is not self and isinstance(child, Model) for part in child.modules()
+            part
+            for child in self.modules()
+            if child is not self and isinstance(child, Model)
+            for part in child.modules()
         }
         for name, module in self.named_modules():
             if module not in inner:
@@ -216,7 +219,11 @@ class Model(nn.Module):
 
     def num_parameters(self, only_trainable: bool = False, exclude_embeddings: bool = False) -> int:
         """How many numbers the model has learnt; tied ones count once."""
-        tables = {id(m.weight) for m in self.modules() if isinstance(m, nn.Embedding)} if exclude_embeddings else set()
+        tables = (
+            {id(m.weight) for m in self.modules() if isinstance(m, nn.Embedding)}
+            if exclude_embeddings
+            else set()
+        )
         return sum(
             p.numel()
             for p in self.parameters()
@@ -257,14 +264,53 @@ class Model(nn.Module):
         return table
 
 
+class Writes(Model):
+    """A model that writes: it can begin a decoding run, so `generate` can drive it.
+
+    A family says which keywords of `generate` are its own, whether ids continue a source's answer or the input itself, how
+    many positions it can read, and how a run begins (see `generation.protocol.GenerativeModel`).
+    """
+
+    generation_inputs: ClassVar[frozenset[str]]
+    is_encoder_decoder: ClassVar[bool]
+
+    @property
+    def max_positions(self) -> int | None:
+        """How many positions the decoder can read; None where nothing limits it."""
+        return None
+
+    def begin_decoding(
+        self,
+        inputs: Mapping[str, Any],
+        *,
+        rows_per_source: int,
+        capacity: int,
+        use_cache: bool,
+        output_attentions: bool = False,
+        output_hidden_states: bool = False,
+    ) -> Decoding:
+        """Encode the source, if there is one, and make ready to continue `rows_per_source` texts for each of its rows."""
+        raise TypeError(f"{type(self).__name__} does not say how it begins to decode")
+
+    def generate(
+        self, inputs: Tensor | None = None, generation_config: GenerationConfig | None = None, **kwargs: Any
+    ) -> Tensor | GenerateOutput:
+        """Write: see `seq2seq_zoo.generation.generate`, which takes the same arguments."""
+        return generate(self, inputs, generation_config, **kwargs)
+
+
 @torch.no_grad()
 def _resized(weight: Tensor, rows: int) -> nn.Parameter:
     kept = weight[:rows]
-    new = weight.mean(0, keepdim=True).expand(rows - kept.shape[0], -1) if rows > kept.shape[0] else weight[:0]
+    new = (
+        weight.mean(0, keepdim=True).expand(rows - kept.shape[0], -1) if rows > kept.shape[0] else weight[:0]
+    )
     return nn.Parameter(torch.cat([kept, new]), requires_grad=weight.requires_grad)
 
 
-def _device(device: torch.device | str | int | None, device_map: torch.device | str | int | None) -> torch.device | None:
+def _device(
+    device: torch.device | str | int | None, device_map: torch.device | str | int | None
+) -> torch.device | None:
     chosen = device if device_map is None else device_map
     if chosen is None:
         return None
@@ -281,4 +327,3 @@ def _info(report: LoadReport) -> dict[str, list[str]]:
         "unexpected_keys": list(report.unexpected_keys),
         "mismatched_keys": list(report.mismatched_keys),
     }
-

@@ -52,7 +52,9 @@ class StackDecoding:
         self._state: DecodingState | None = None
         if use_cache:
             self._state = DecodingState(
-                len(decoder.layers), capacity=capacity, rows_per_source=1 if memory is None else rows_per_source
+                len(decoder.layers),
+                capacity=capacity,
+                rows_per_source=1 if memory is None else rows_per_source,
             )
         self._ids: Tensor | None = None  # all ids so far, kept where there is no state
 

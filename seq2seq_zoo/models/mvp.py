@@ -33,7 +33,7 @@ from ..layers.prefix import PrefixPrompt
 from ..layers.state import DecodingState
 from ..layers.transformer import TransformerLayer
 from ..outputs import BaseModelOutputWithPastAndCrossAttentions, CausalLMOutputWithCrossAttentions
-from .base import Model
+from .base import Writes
 from .decoding import StackDecoding
 from .seq2seq import (
     Decoder,
@@ -113,8 +113,12 @@ class MvpConfig(Config):
 
     def check(self) -> None:
         super().check()
-        positive(self, "vocab_size", "max_position_embeddings", "d_model", "encoder_ffn_dim", "decoder_ffn_dim")
-        positive(self, "encoder_attention_heads", "decoder_attention_heads", "prompt_length", "prompt_mid_dim")
+        positive(
+            self, "vocab_size", "max_position_embeddings", "d_model", "encoder_ffn_dim", "decoder_ffn_dim"
+        )
+        positive(
+            self, "encoder_attention_heads", "decoder_attention_heads", "prompt_length", "prompt_mid_dim"
+        )
         not_negative(self, "encoder_layers", "decoder_layers", "init_std")
         probability(self, "dropout", "attention_dropout", "activation_dropout", "classifier_dropout")
         probability(self, "encoder_layerdrop", "decoder_layerdrop")
@@ -240,9 +244,14 @@ DECODER = renames("""
     decoder.{x:self|cross}_attn_prompt.prompt_trans.2.{p}      -> decoder.{x}_prompt.down.{p}
 """)
 
-BODY = renames("shared.weight -> token_embedding.weight") + ENCODER + DECODER + Rules(
-    Alias("encoder.embed_tokens.weight", "shared.weight"),
-    Alias("decoder.embed_tokens.weight", "shared.weight"),
+BODY = (
+    renames("shared.weight -> token_embedding.weight")
+    + ENCODER
+    + DECODER
+    + Rules(
+        Alias("encoder.embed_tokens.weight", "shared.weight"),
+        Alias("decoder.embed_tokens.weight", "shared.weight"),
+    )
 )
 BODY_OF_A_HEAD = BODY.under(theirs="model.", ours="model.")
 PREFIX = "model."
@@ -363,7 +372,7 @@ class MvpForQuestionAnswering(_MvpHead, Seq2SeqSpanFinder):
         return KeyMap(BODY_OF_A_HEAD + renames("qa_outputs.{p} -> span_head.{p}"), base_prefix=PREFIX)
 
 
-class MvpForCausalLM(Model):
+class MvpForCausalLM(Writes):
     """MVP's decoder alone, as a language model; given encoder_hidden_states, it reads them by cross-attention.
 
     It has no prompts. Its token vectors come from the full model's where its own were not stored.
@@ -389,7 +398,9 @@ class MvpForCausalLM(Model):
     def key_map(cls, config: MvpConfig) -> KeyMap:
         own = renames("decoder.embed_tokens.weight -> decoder.embedding.tokens.weight") + DECODER
         own += Rules(Alias("shared.weight", "decoder.embed_tokens.weight"))
-        return KeyMap(own.under(theirs="model.") + renames("lm_head.weight -> lm_head.weight"), base_prefix=PREFIX)
+        return KeyMap(
+            own.under(theirs="model.") + renames("lm_head.weight -> lm_head.weight"), base_prefix=PREFIX
+        )
 
     def initial_std(self, name: str) -> float:
         return float(self.config.init_std)

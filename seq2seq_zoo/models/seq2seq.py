@@ -35,7 +35,7 @@ from ..outputs import (
     Seq2SeqQuestionAnsweringModelOutput,
     Seq2SeqSequenceClassifierOutput,
 )
-from .base import Model
+from .base import Model, Writes
 from .decoding import StackDecoding
 
 EncoderOutputs = BaseModelOutput | tuple[Any, ...] | list[Any]
@@ -150,7 +150,9 @@ class Seq2SeqModel(Model):
     encoder: Encoder
     decoder: Decoder
 
-    def __init__(self, config: Config, token_embedding: nn.Embedding, encoder: Encoder, decoder: Decoder) -> None:
+    def __init__(
+        self, config: Config, token_embedding: nn.Embedding, encoder: Encoder, decoder: Decoder
+    ) -> None:
         super().__init__(config)
         self.token_embedding = token_embedding
         self.encoder, self.decoder = encoder, decoder
@@ -174,7 +176,9 @@ class Seq2SeqModel(Model):
         start, padding = self.config.decoder_start_token_id, self.config.pad_token_id
         for name, value in (("decoder_start_token_id", start), ("pad_token_id", padding)):
             if value is None:
-                raise ValueError(f"the config's {name} is None; it must be set to shift labels into decoder inputs")
+                raise ValueError(
+                    f"the config's {name} is None; it must be set to shift labels into decoder inputs"
+                )
         return shift_right(input_ids, start=start, padding=padding)
 
     def forward(
@@ -285,7 +289,7 @@ class Seq2SeqHead(Model):
         return self.model._shift_right(input_ids)
 
 
-class Seq2SeqLM(Seq2SeqHead):
+class Seq2SeqLM(Seq2SeqHead, Writes):
     """An encoder-decoder that scores the next token."""
 
     generation_inputs: ClassVar[frozenset[str]] = frozenset(
@@ -426,7 +430,9 @@ class Seq2SeqClassifier(Seq2SeqHead):
         own); config.problem_type says which, or their dtype does. Every row must hold the same number of end tokens.
         """
         if input_ids is None:
-            raise ValueError("input_ids is None; the classifier finds the end of the text in it, so it must be given")
+            raise ValueError(
+                "input_ids is None; the classifier finds the end of the text in it, so it must be given"
+            )
         if labels is not None:
             use_cache = False
         if decoder_input_ids is None and decoder_inputs_embeds is None:
