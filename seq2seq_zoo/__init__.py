@@ -30,24 +30,36 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _NAMES = {
-    "errors": "ZooError CheckpointError ConfigError GenerationError MissingExtraError TokenizerError",
+    "errors": """
+        ZooError CheckpointError ConfigError GenerationError MissingExtraError TokenizerError
+    """,
     "config": "Config",
-    "models.mvp": "MvpConfig MvpModel MvpForConditionalGeneration MvpForSequenceClassification MvpForQuestionAnswering "
-    "MvpForCausalLM",
-    "models.mt5": "MT5Config MT5Model MT5ForConditionalGeneration MT5EncoderModel MT5ForSequenceClassification "
-    "MT5ForTokenClassification MT5ForQuestionAnswering",
-    "models.auto": "AutoConfig AutoModel AutoModelForSeq2SeqLM AutoModelForCausalLM AutoModelForMaskedLM "
-    "AutoModelForSequenceClassification AutoModelForTokenClassification AutoModelForQuestionAnswering "
-    "AutoModelForMultipleChoice",
-    "tokenization": "MvpTokenizer MvpTokenizerFast RobertaTokenizer MT5Tokenizer MT5TokenizerFast AutoTokenizer",
-    "generation": "GenerationConfig LogitsProcessor LogitsProcessorList StoppingCriteria StoppingCriteriaList "
-    "GenerateDecoderOnlyOutput GenerateEncoderDecoderOutput GenerateBeamDecoderOnlyOutput "
-    "GenerateBeamEncoderDecoderOutput",
+    "models.mvp": """
+        MvpConfig MvpModel MvpForConditionalGeneration MvpForSequenceClassification MvpForQuestionAnswering
+        MvpForCausalLM
+    """,
+    "models.mt5": """
+        MT5Config MT5Model MT5ForConditionalGeneration MT5EncoderModel MT5ForSequenceClassification
+        MT5ForTokenClassification MT5ForQuestionAnswering
+    """,
+    "models.auto": """
+        AutoConfig AutoModel AutoModelForSeq2SeqLM AutoModelForCausalLM AutoModelForMaskedLM
+        AutoModelForSequenceClassification AutoModelForTokenClassification AutoModelForQuestionAnswering
+        AutoModelForMultipleChoice
+    """,
+    "tokenization": """
+        MvpTokenizer MvpTokenizerFast RobertaTokenizer MT5Tokenizer MT5TokenizerFast AutoTokenizer
+    """,
+    "generation": """
+        GenerationConfig LogitsProcessor LogitsProcessorList StoppingCriteria StoppingCriteriaList
+        GenerateDecoderOnlyOutput GenerateEncoderDecoderOutput GenerateBeamDecoderOnlyOutput
+        GenerateBeamEncoderDecoderOutput
+    """,
     "pipeline": "pipeline",
 }
 _HOME = {name: module for module, names in _NAMES.items() for name in names.split()}
 
-__all__ = sorted(_HOME)  # noqa: PLE0605  # the table above is the list
+__all__ = sorted(_HOME)
 
 
 def __getattr__(name: str) -> Any:

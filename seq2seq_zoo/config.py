@@ -1,8 +1,9 @@
 """Configurations: the fields of a hub's config.json, with their defaults, types and limits.
 
-A family's config is a class whose annotated attributes are its fields. Saved configs leave defaults out, so a default is part of
-the model. Keys that no field knows are kept, readable as attributes, and saved again. A value of the wrong type, or one that no
-model can have, raises ConfigError naming field, value and what it must be.
+A family's config is a class whose annotated attributes are its fields. Saved configs leave defaults out, so a
+default is part of the model. Keys that no field knows are kept, readable as attributes, and saved again. A
+value of the wrong type, or one that no model can have, raises ConfigError naming field, value and what it
+must be.
 """
 
 from __future__ import annotations
@@ -79,7 +80,8 @@ def divides(config: Config, divisor: str, whole: str) -> None:
 class Config:
     """What all configs share. A family's config adds its own fields.
 
-    `aliases` maps further names to fields; `derived` lists, for a field, those computed from it where they are not given.
+    `aliases` maps further names to fields; `derived` lists, for a field, those computed from it where they
+    are not given.
     """
 
     model_type: ClassVar[str] = ""
@@ -144,7 +146,8 @@ class Config:
         """Fill fields that follow from others. Families override it."""
 
     def check(self) -> None:
-        """Raise ConfigError for the first field with a wrong type or an impossible value. Families extend it."""
+        """Raise ConfigError for the first field with a wrong type or an impossible value. Families extend
+        it."""
         for name, kind in self.fields().items():
             value = getattr(self, name)
             if not _is(value, kind):
@@ -207,7 +210,8 @@ class Config:
 
     @classmethod
     def from_dict(cls: type[ConfigT], values: Mapping[str, Any], **overrides: Any) -> ConfigT:
-        """A config from the content of a config.json; overrides win, also over what was derived from old values."""
+        """A config from the content of a config.json; overrides win, also over what was derived from old
+        values."""
         found = values.get("model_type", cls.model_type)
         if found not in (cls.model_type, *cls.accepts):
             wanted = " or ".join(repr(name) for name in (cls.model_type, *cls.accepts))
@@ -250,7 +254,8 @@ class Config:
         return cls.from_dict(values, **overrides)
 
     def to_dict(self) -> dict[str, Any]:
-        """The content of a config.json: the family's own fields, shared ones that differ from their default, and extras."""
+        """The content of a config.json: the family's own fields, shared ones that differ from their default,
+        and extras."""
         shared = Config.fields()
         values: dict[str, Any] = {"model_type": self.model_type}
         for name in type(self).fields():
@@ -310,7 +315,8 @@ def _plain_labels(labels: dict[int, str] | None) -> int:
 
 
 def _is(value: Any, kind: Any) -> bool:
-    """Whether a value read from JSON is of an annotated type; whole numbers pass as float, booleans not as numbers."""
+    """Whether a value read from JSON is of an annotated type; whole numbers pass as float, booleans not as
+    numbers."""
     origin = get_origin(kind)
     if kind is Any:
         return True

@@ -9,7 +9,8 @@ Letters of shapes, in docstrings and comments:
     P   columns of a prefix prompt          F   width inside a feed-forward block
     N   layers of a stack                   V   tokens of the vocabulary
 
-MODULES names every module of every model. A test holds the models against it, so that a second word for a known thing does not slip in.
+MODULES names every module of every model. A test holds the models against it, so that a second word for a
+known thing does not slip in.
 """
 
 from __future__ import annotations

@@ -1,10 +1,11 @@
 """What a forward pass returns.
 
-An output is a dataclass that can also be read like the tuple it replaces: `out.logits`, `out["logits"]`, `out[0]`. Fields that are
-None are absent from the order, so `out[0]` is the loss where labels were given and the first result where not.
+An output is a dataclass that can also be read like the tuple it replaces: `out.logits`, `out["logits"]`,
+`out[0]`. Fields that are None are absent from the order, so `out[0]` is the loss where labels were given and
+the first result where not.
 
-Shapes, in the glossary's letters: hidden vectors [B, L, D], attention weights [B, H, L, S] one tensor a layer, hidden vectors of all
-layers one tensor for the input and one after each layer.
+Shapes, in the glossary's letters: hidden vectors [B, L, D], attention weights [B, H, L, S] one tensor a
+layer, hidden vectors of all layers one tensor for the input and one after each layer.
 """
 
 from __future__ import annotations

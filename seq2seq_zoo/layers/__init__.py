@@ -1,6 +1,7 @@
 """The core: what the papers describe, each part once, for all families.
 
-Nothing here knows a config, a checkpoint or a tokenizer; parts receive numbers and other parts. Read in this order:
+Nothing here knows a config, a checkpoint or a tokenizer; parts receive numbers and other parts. Read in this
+order:
 
     activations, norms, feed_forward        small things
     positions, masks, prefix                what attention is told

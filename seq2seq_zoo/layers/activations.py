@@ -1,7 +1,7 @@
 """Activation functions, by the names that config.json files use.
 
-Several names stand for one function: the hub's configs grew over years. Each entry says which formula it is, with Φ the
-cumulative distribution function of the standard normal and σ the logistic function.
+Several names stand for one function: the hub's configs grew over years. Each entry says which formula it is,
+with Φ the cumulative distribution function of the standard normal and σ the logistic function.
 """
 
 from __future__ import annotations
@@ -46,7 +46,8 @@ def relu_squared(x: Tensor) -> Tensor:
 
 
 def laplace(x: Tensor) -> Tensor:
-    """(1 + erf((x - √(1/2)) / (√2 · √(1/(4π))))) / 2 (Ma et al. 2022, MEGA, arXiv:2209.10655, equation 16)."""
+    """(1 + erf((x - √(1/2)) / (√2 · √(1/(4π))))) / 2 (Ma et al. 2022, MEGA, arXiv:2209.10655, equation
+    16)."""
     mean, deviation = math.sqrt(0.5), math.sqrt(0.25 / math.pi)
     return 0.5 * (1.0 + ((x - mean) / (deviation * math.sqrt(2.0))).erf())
 

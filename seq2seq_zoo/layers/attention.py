@@ -3,15 +3,17 @@
           x [B, L, D]                 memory [B, S, D'] (x itself, in self-attention)
               │                           │              │
             query                        key           value
-              │ [B, H, L, E]              │ [B, G, S, E] │            (a prefix prompt puts P columns in front,
-              └────── scores ─────────────┘              │             decoding state the columns of earlier steps)
+              │ [B, H, L, E]              │ [B, G, S, E] │            (a prefix prompt puts P columns in
+                                          front,
+              └────── scores ─────────────┘              │             decoding state the columns of earlier
+                                                         steps)
                         │ + bias, where mask             │
                      softmax ─────── mix ────────────────┘
                                       │ [B, L, H · E]
                                     output → [B, L, D]
 
-The arithmetic stands here twice. `attend_readably` is the formula; `attend` hands the same to PyTorch's fused kernel and is what
-runs where nobody asks for the weights. Both are tested to agree.
+The arithmetic stands here twice. `attend_readably` is the formula; `attend` hands the same to PyTorch's fused
+kernel and is what runs where nobody asks for the weights. Both are tested to agree.
 """
 
 from __future__ import annotations
@@ -34,10 +36,12 @@ def attend_readably(
     bias: Tensor | None = None,
     dropout: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
-    """softmax(scale · Q Kᵀ + bias) V, with masked scores at -∞  (Vaswani et al. 2017, arXiv:1706.03762, equation 1).
+    """softmax(scale · Q Kᵀ + bias) V, with masked scores at -∞  (Vaswani et al. 2017, arXiv:1706.03762,
+    equation 1).
 
     query [B, H, L, E], key and value [B, H, S, E], mask bool and bias broadcast to [B, H, L, S]
-    → mixed values [B, H, L, E] and weights [B, H, L, S] (before dropout). Half-precision scores are computed in float32.
+    → mixed values [B, H, L, E] and weights [B, H, L, S] (before dropout). Half-precision scores are computed
+    in float32.
     """
     half = query.dtype in (torch.float16, torch.bfloat16)
     wide_query, wide_key = (query.float(), key.float()) if half else (query, key)
@@ -71,8 +75,8 @@ class Attention(nn.Module):
     """Multi-head attention with any geometry.
 
     head_h = softmax(scale · q_h k_gᵀ + bias) v_g,   y = output([head_1 … head_H])
-    (Vaswani et al. 2017, arXiv:1706.03762, section 3.2.2; H / G query heads share a key-value head g as in Ainslie et al.
-    2023, arXiv:2305.13245)
+    (Vaswani et al. 2017, arXiv:1706.03762, section 3.2.2; H / G query heads share a key-value head g as in
+    Ainslie et al. 2023, arXiv:2305.13245)
 
     x [B, L, D] → y [B, L, D] and, if asked for, weights [B, H, L, P + S].
 
@@ -81,7 +85,8 @@ class Attention(nn.Module):
     key_value_heads    G, a divisor of H; by default H
     memory_width       the width of what keys and values are made from; by default D
     scale              by default 1 / √E
-    bias               whether query, key and value have biases; `output_bias`, by default the same, whether output has one
+    bias               whether query, key and value have biases; `output_bias`, by default the same, whether
+                       output has one
     dropout            of the weights
     """
 
@@ -126,9 +131,9 @@ class Attention(nn.Module):
     ) -> tuple[Tensor, Tensor | None]:
         """Attend from x to `memory`, or to x itself.
 
-        mask bool [B or 1, 1, L or 1, P + S] and bias [B or 1, H, L, P + S] broadcast over the scores. `state` brings the keys and
-        values of earlier steps and keeps the new ones. Where memory (or its state) has fewer rows than x, each of its rows
-        serves as many consecutive rows of x.
+        mask bool [B or 1, 1, L or 1, P + S] and bias [B or 1, H, L, P + S] broadcast over the scores. `state`
+        brings the keys and values of earlier steps and keeps the new ones. Where memory (or its state) has
+        fewer rows than x, each of its rows serves as many consecutive rows of x.
         """
         query = self._heads(self.query(x), self.heads)  # [B, L, D] → [B, H, L, E]
         if isinstance(state, SourceKeyValues) and state.held is not None:
@@ -167,7 +172,8 @@ class Attention(nn.Module):
         rows, sources, length = query.shape[0], key.shape[0], query.shape[2]
         beams = rows // sources
         if rows != sources:
-            # The rows of one source stand as more queries of one row: [sources · K, H, L, E] → [sources, H, K · L, E].
+            # The rows of one source stand as more queries of one row: [sources · K, H, L, E] → [sources, H, K
+            # · L, E].
             query = query.unflatten(0, (sources, beams)).transpose(1, 2).flatten(2, 3)
             if mask is not None and mask.shape[-2] != 1:
                 mask = mask.repeat(1, 1, beams, 1)

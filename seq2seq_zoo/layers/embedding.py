@@ -9,7 +9,8 @@ from .positions import LearnedPositions
 
 
 def check_ids(ids: Tensor, vocabulary: int, name: str = "input_ids") -> None:
-    """Raise ValueError if an id stands outside 0 … vocabulary - 1 (on the CPU, where looking costs nothing)."""
+    """Raise ValueError if an id stands outside 0 … vocabulary - 1 (on the CPU, where looking costs
+    nothing)."""
     if ids.device.type != "cpu" or ids.numel() == 0 or torch.compiler.is_compiling():
         return
     low, high = (int(bound) for bound in ids.aminmax())
@@ -25,8 +26,8 @@ class InputEmbedding(nn.Module):
 
     x_i = dropout(norm(scale · tokens[id_i] + positions[i]))
 
-    ids int64 [B, L] (or their vectors [B, L, D], which are not scaled) → x [B, L, D]. `positions` and `norm` may be absent.
-    `tokens` is often shared with another stack and with the output head.
+    ids int64 [B, L] (or their vectors [B, L, D], which are not scaled) → x [B, L, D]. `positions` and `norm`
+    may be absent. `tokens` is often shared with another stack and with the output head.
     """
 
     def __init__(

@@ -4,10 +4,10 @@
     GatedFeedForward       x ─┬─ gate ─ activation ─┐
                               └─ up ────────────── (×) ─ dropout ─ down ─
 
-The hidden product is where half precision runs out of range first: two numbers near 300 make 90,000, and float16 ends
-at 65,504. So in float16 what follows the activation, the product and the way down, is computed in float32 and stays in
-float32; the residual stream it is added to becomes float32 with it. A loader that keeps `down` in float32 spares the
-conversion of its weight in every call.
+The hidden product is where half precision runs out of range first: two numbers near 300 make 90,000, and
+float16 ends at 65,504. So in float16 what follows the activation, the product and the way down, is computed
+in float32 and stays in float32; the residual stream it is added to becomes float32 with it. A loader that
+keeps `down` in float32 spares the conversion of its weight in every call.
 """
 
 from __future__ import annotations

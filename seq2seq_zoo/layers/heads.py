@@ -10,7 +10,8 @@ from torch import Tensor, nn
 class ClassificationHead(nn.Module):
     """A label's score from one vector.
 
-    scores = output(dropout(tanh(hidden(dropout(x)))))    (BART's head: Lewis et al. 2019, arXiv:1910.13461, section 3.1)
+    scores = output(dropout(tanh(hidden(dropout(x)))))    (BART's head: Lewis et al. 2019, arXiv:1910.13461,
+                                                          section 3.1)
 
     x [B, D] → scores [B, labels]
     """
@@ -28,8 +29,8 @@ class ClassificationHead(nn.Module):
 def at_last_end(x: Tensor, ids: Tensor, end: int) -> Tensor:
     """The vectors at each row's last end-of-sequence token: x [B, L, D], ids [B, L] → [B, D].
 
-    Raises ValueError unless every row has the same, positive number of end tokens: rows that differ in it are most
-    likely rows of different kinds.
+    Raises ValueError unless every row has the same, positive number of end tokens: rows that differ in it are
+    most likely rows of different kinds.
     """
     is_end = ids == end
     counts = is_end.sum(1)
@@ -44,7 +45,8 @@ def at_last_end(x: Tensor, ids: Tensor, end: int) -> Tensor:
 
 
 def shift_right(labels: Tensor, *, start: int, padding: int) -> Tensor:
-    """Labels as decoder input: a start token before them, the last dropped, -100 as padding; int64 [..., L] → [..., L]."""
+    """Labels as decoder input: a start token before them, the last dropped, -100 as padding; int64 [..., L] →
+    [..., L]."""
     shifted = torch.empty_like(labels)
     shifted[..., 0] = start
     shifted[..., 1:] = labels[..., :-1]
@@ -71,8 +73,8 @@ def problem_of(labels: Tensor, count: int) -> str:
 def classification_loss(scores: Tensor, labels: Tensor, problem: str | None) -> Tensor:
     """The loss of scores [B, labels] for one of the PROBLEM_TYPES, or for what the labels' dtype suggests.
 
-    regression: mean squared error; single label: cross-entropy of labels [B]; several labels: binary cross-entropy of
-    labels [B, labels].
+    regression: mean squared error; single label: cross-entropy of labels [B]; several labels: binary
+    cross-entropy of labels [B, labels].
     """
     labels = labels.to(scores.device)
     count = scores.shape[-1]

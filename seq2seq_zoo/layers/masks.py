@@ -1,12 +1,14 @@
 """Who may attend to whom: one boolean mask, made once a pass.
 
-True means "may attend". The mask is [B or 1, 1, L, P + S]: L queries, and S keys behind P columns of a prefix prompt, which
-everybody may see. Three rules compose here:
+True means "may attend". The mask is [B or 1, 1, L, P + S]: L queries, and S keys behind P columns of a prefix
+prompt, which everybody may see. Three rules compose here:
 
-    padding     a key that is padding is attended by nobody (either side; holes; or a [B, L, S] mask of one's own,
+    padding     a key that is padding is attended by nobody (either side; holes; or a [B, L, S] mask of one's
+                own,
                 which is how packed rows keep to themselves)
     causality   query i, standing at position `past` + i, sees keys at positions up to its own
-    nobody      a query that may attend to nothing is let attend to everything: its result means nothing, and nobody
+    nobody      a query that may attend to nothing is let attend to everything: its result means nothing, and
+                nobody
                 attends to it, but it is finite, in every implementation of attention
 
     padding [1 1 0], causal, past 0           past 2, one query
@@ -33,7 +35,8 @@ def padding_mask(attention_mask: Tensor | None) -> Tensor | None:
         return None
     if attention_mask.dim() not in (2, 3, 4):
         raise ValueError(
-            f"attention_mask has shape {list(attention_mask.shape)}; it must be [batch, keys] or [batch, queries, keys]"
+            f"attention_mask has shape {list(attention_mask.shape)}; "
+            "it must be [batch, keys] or [batch, queries, keys]"
         )
     mask = attention_mask if attention_mask.dtype == torch.bool else attention_mask != 0
     # Looking at the values stalls an accelerator and breaks a traced graph; there the mask is simply applied.
@@ -54,8 +57,8 @@ def may_attend(
 ) -> Tensor | None:
     """The mask of one pass: [B or 1, 1, queries or 1, prefix + keys], True = may attend; None if all may.
 
-    `padding` is bool, [B, keys] or [B, queries, keys] or [B, 1, queries, keys]; `past` counts the keys that stand before the
-    first query; `prefix` the columns that a prefix prompt puts in front of the keys.
+    `padding` is bool, [B, keys] or [B, queries, keys] or [B, 1, queries, keys]; `past` counts the keys that
+    stand before the first query; `prefix` the columns that a prefix prompt puts in front of the keys.
     Raises ValueError if `padding` does not cover the keys.
     """
     mask: Tensor | None = None

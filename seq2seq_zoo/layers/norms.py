@@ -14,8 +14,8 @@ class RMSNorm(nn.Module):
 
     y = weight · x / √(mean(x²) + eps)    (Zhang and Sennrich 2019, arXiv:1910.07467, equation 4)
 
-    x [..., D] → y [..., D], in the dtype of `weight`. The mean square of half-precision input is taken in float32, and
-    float32 input meets half-precision weights where a residual stream is kept in float32.
+    x [..., D] → y [..., D], in the dtype of `weight`. The mean square of half-precision input is taken in
+    float32, and float32 input meets half-precision weights where a residual stream is kept in float32.
     """
 
     def __init__(self, width: int, eps: float = 1e-6) -> None:

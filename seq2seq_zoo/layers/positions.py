@@ -3,7 +3,8 @@
     LearnedPositions        a vector a position, added to the token's           (MVP, BertGeneration)
     RelativePositionBias    a number a head and bucket of distance, added to the scores   (mT5)
 
-The first is part of the input embedding; the second is handed to a stack, which computes it once a pass for all layers.
+The first is part of the input embedding; the second is handed to a stack, which computes it once a pass for
+all layers.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ class LearnedPositions(nn.Module):
 
     positions start … start + L - 1 → [L, D]
 
-    The table has `offset` rows in front that no position uses: fairseq kept them for its padding index, and BART's
-    checkpoints still carry them. Raises ValueError for a position beyond the table.
+    The table has `offset` rows in front that no position uses: fairseq kept them for its padding index, and
+    BART's checkpoints still carry them. Raises ValueError for a position beyond the table.
     """
 
     def __init__(self, positions: int, width: int, *, offset: int = 0) -> None:
@@ -43,13 +44,14 @@ class LearnedPositions(nn.Module):
 def relative_position_buckets(
     distance: Tensor, *, buckets: int, max_distance: int, bidirectional: bool
 ) -> Tensor:
-    """The bucket of each distance (key position minus query position), int64 of any shape → int64 of that shape.
+    """The bucket of each distance (key position minus query position), int64 of any shape → int64 of that
+    shape.
 
-    With n buckets for a direction and n/2 = e: distances below e have a bucket each; from e to `max_distance` the other
-    n - e grow logarithmically, e + ⌊(n - e) · ln(d/e) / ln(max_distance/e)⌋; all beyond share the last.
-    Bidirectional attention gives half of the buckets to keys behind the query and half to keys ahead of it; causal
-    attention sees no keys ahead. (Raffel et al. 2020, arXiv:1910.10683, section 2.1; the boundaries are Mesh TensorFlow's,
-    with the logarithm taken in float32, as the checkpoints were trained.)
+    With n buckets for a direction and n/2 = e: distances below e have a bucket each; from e to `max_distance`
+    the other n - e grow logarithmically, e + ⌊(n - e) · ln(d/e) / ln(max_distance/e)⌋; all beyond share the
+    last. Bidirectional attention gives half of the buckets to keys behind the query and half to keys ahead of
+    it; causal attention sees no keys ahead. (Raffel et al. 2020, arXiv:1910.10683, section 2.1; the
+    boundaries are Mesh TensorFlow's, with the logarithm taken in float32, as the checkpoints were trained.)
     """
     if bidirectional:
         buckets //= 2

@@ -1,9 +1,10 @@
 """Prefix prompts: learnt keys and values that stand before everybody's.
 
-    prompt ids 0 … P-1 ─ embedding ─ in ─ GELU ─ out ─ dropout ─→ for each layer: keys [H, P, E], values [H, P, E]
+    prompt ids 0 … P-1 ─ embedding ─ in ─ GELU ─ out ─ dropout ─→ for each layer: keys [H, P, E], values [H,
+    P, E]
 
-The prompt does not depend on the input: a pass computes it once for all its layers, and cached decoding once for all its
-steps.
+The prompt does not depend on the input: a pass computes it once for all its layers, and cached decoding once
+for all its steps.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ class PrefixPrompt(nn.Module):
     """Keys and values for every layer of a stack, from P learnt vectors through a two-layer perceptron.
 
     [K_1, V_1, …, K_N, V_N] = out(GELU(in(embedding)))
-    (Li and Liang 2021, arXiv:2101.00190, section 4.3; one prompt a stack as in Tang et al. 2022, arXiv:2206.12131, 3.2.2)
+    (Li and Liang 2021, arXiv:2101.00190, section 4.3; one prompt a stack as in Tang et al. 2022,
+    arXiv:2206.12131, 3.2.2)
 
     → N pairs (keys [H, P, E], values [H, P, E]) with H · E = D.
     """

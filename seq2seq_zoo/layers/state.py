@@ -1,19 +1,20 @@
 """Decoding state: what a decoder remembers between steps.
 
-It is an argument of a pass, never part of a module, so that two threads can decode with one model. One `DecodingState` holds, for
-each layer, the memory that layer needs:
+It is an argument of a pass, never part of a module, so that two threads can decode with one model. One
+`DecodingState` holds, for each layer, the memory that layer needs:
 
     GrowingKeyValues   self-attention: keys and values of the text so far, in a buffer with room to grow
     SourceKeyValues    cross-attention: keys and values of the source, computed once, one row a source
 
-Rows and sources: with K beams a source, row r belongs to source r // K. Growing memory has a row for each beam; source memory
-has a row for each source, which all its beams read.
+Rows and sources: with K beams a source, row r belongs to source r // K. Growing memory has a row for each
+beam; source memory has a row for each source, which all its beams read.
 
                     buffer, R rows                        after reorder([1, 1])        after crop(3)
     append(a b c)   a b c · · ·    append(e)  a b c e · ·      A B C E · ·               A B C · · ·
                     A B C · · ·               A B C E · ·      A B C E · ·               A B C · · ·
 
-Any number of tokens may be appended at a time. While gradients are recorded, nothing is overwritten: buffers are replaced.
+Any number of tokens may be appended at a time. While gradients are recorded, nothing is overwritten: buffers
+are replaced.
 """
 
 from __future__ import annotations
@@ -39,8 +40,9 @@ def with_prefix(keys: Tensor, values: Tensor, prefix: Prefix | None) -> KeysValu
 class GrowingKeyValues:
     """Keys and values [R, H, P + S, E] of a self-attention, growing along S.
 
-    `capacity` is the number of tokens expected in all; the buffer is made for so many and doubles when they run out. The
-    first P columns are the prefix prompt's: they count neither as length nor for a crop, and a reorder leaves them alone.
+    `capacity` is the number of tokens expected in all; the buffer is made for so many and doubles when they
+    run out. The first P columns are the prefix prompt's: they count neither as length nor for a crop, and a
+    reorder leaves them alone.
     """
 
     def __init__(self, capacity: int = 0) -> None:
@@ -130,8 +132,8 @@ class LayerState:
 class DecodingState:
     """What a stack of layers remembers of R rows of text.
 
-    `capacity` is how many tokens a row is expected to reach (0: not known), `rows_per_source` how many consecutive rows
-    continue the same source.
+    `capacity` is how many tokens a row is expected to reach (0: not known), `rows_per_source` how many
+    consecutive rows continue the same source.
     """
 
     def __init__(self, layers: int, *, capacity: int = 0, rows_per_source: int = 1) -> None:

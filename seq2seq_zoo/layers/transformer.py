@@ -78,7 +78,8 @@ class TransformerLayer(nn.Module):
         state: LayerState | None = None,
         need_weights: bool = False,
     ) -> LayerOutput:
-        """`mask` and `bias` are of the self-attention; without `memory` the cross-attention is passed over."""
+        """`mask` and `bias` are of the self-attention; without `memory` the cross-attention is passed
+        over."""
         attended, self_weights = self.self_attention(
             self._before(self.self_attention_norm, x),
             mask=mask,
@@ -116,8 +117,8 @@ class TransformerLayer(nn.Module):
 class StackOutput(NamedTuple):
     """What a pass through a stack leaves behind.
 
-    last [B, L, D]; and where asked for, the hidden vectors before each layer and after the last, and for each layer the
-    attention weights [B, H, L, P + S].
+    last [B, L, D]; and where asked for, the hidden vectors before each layer and after the last, and for each
+    layer the attention weights [B, H, L, P + S].
     """
 
     last: Tensor
@@ -131,9 +132,9 @@ class Stack(nn.Module):
 
     ids [B, L] → embedding → N layers → norm → dropout → [B, L, D]
 
-    What all layers of a pass share is computed here, once: the masks, the relative position bias, the prefix prompts.
-    `layer_drop` is the probability that training passes over a layer (Fan et al. 2019, arXiv:1909.11556).
-    In float16, `wide_residual` keeps the residual stream in float32.
+    What all layers of a pass share is computed here, once: the masks, the relative position bias, the prefix
+    prompts. `layer_drop` is the probability that training passes over a layer (Fan et al. 2019,
+    arXiv:1909.11556). In float16, `wide_residual` keeps the residual stream in float32.
     """
 
     def __init__(
@@ -177,8 +178,8 @@ class Stack(nn.Module):
         """One pass over ids [B, L] or vectors [B, L, D].
 
         attention_mask [B, past + L] and memory_attention_mask [B, S]: non-zero = real (all are, if absent).
-        memory [B or B / rows_per_source, S, D'] is what cross-attention reads. `state` holds the `past` positions of earlier
-        passes and takes in the new ones.
+        memory [B or B / rows_per_source, S, D'] is what cross-attention reads. `state` holds the `past`
+        positions of earlier passes and takes in the new ones.
         """
         past = 0 if state is None else state.length
         x = self.embedding(ids, vectors, start=past)

@@ -1,7 +1,7 @@
 """From a config.json to a class: which family a checkpoint is of, and which of its classes does a task.
 
-One table says it all: a row a family, a column a task. `AutoModelFor…` reads the checkpoint's model_type and hands on to the class in
-its column.
+One table says it all: a row a family, a column a task. `AutoModelFor…` reads the checkpoint's model_type and
+hands on to the class in its column.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""What every public model class can do, whatever its family: be built, loaded, saved, initialised, resized, and generate.
+"""What every public model class can do, whatever its family: be built, loaded, saved, initialised, resized,
+and generate.
 
 A family's classes say four things about themselves, and the rest is here:
 
@@ -63,7 +64,8 @@ class Model(nn.Module):
     # ---- random weights ----
 
     def initialise(self, module: nn.Module) -> None:
-        """Give the parameters that `module` itself owns the family's random start; biases and unused rows are 0."""
+        """Give the parameters that `module` itself owns the family's random start; biases and unused rows are
+        0."""
         name = next(name for name, part in self.named_modules() if part is module)
         self._initialise(name, module)
 
@@ -129,16 +131,20 @@ class Model(nn.Module):
     ) -> ModelT | tuple[ModelT, dict[str, list[str]]]:
         """The model of a checkpoint, in eval mode.
 
-        where                     a folder, a hub repository id (a folder of that name wins), or `bundled:NAME`
+        where                     a folder, a hub repository id (a folder of that name wins), or
+                                  `bundled:NAME`
         config                    a config to use in place of the checkpoint's
-        dtype                     "auto": the one config.json names, else the stored tensors'; `torch_dtype` is its old name
+        dtype                     "auto": the one config.json names, else the stored tensors'; `torch_dtype`
+                                  is its old name
         device                    where the weights go; `device_map` may name a device too
         ignore_mismatched_sizes   start parameters anew whose stored shape does not fit, instead of refusing
-        output_loading_info       return (model, info) with the lists missing_keys, unexpected_keys, mismatched_keys
+        output_loading_info       return (model, info) with the lists missing_keys, unexpected_keys,
+                                  mismatched_keys
         config_overrides          config fields that replace the checkpoint's, such as num_labels
 
-        Parameters the checkpoint does not have start at random, and a warning names them. Raises CheckpointError for a
-        missing or damaged checkpoint and for one of another family, ConfigError for a config no model can have.
+        Parameters the checkpoint does not have start at random, and a warning names them. Raises
+        CheckpointError for a missing or damaged checkpoint and for one of another family, ConfigError for a
+        config no model can have.
         """
         hub = {
             "revision": revision,
@@ -183,20 +189,23 @@ class Model(nn.Module):
         found = values.get("model_type")
         if found not in accepted:
             raise CheckpointError(
-                f"{os.fspath(where)} has model_type {found!r}; {cls.__name__} loads {' and '.join(map(repr, accepted))}"
+                f"{os.fspath(where)} has model_type {found!r}; "
+                f"{cls.__name__} loads {' and '.join(map(repr, accepted))}"
             )
         known = {*cls.config_class.fields(), *cls.config_class.aliases, "num_labels", *values}
         unknown = sorted(set(overrides) - known)
         if unknown:
             raise ConfigError(
-                f"from_pretrained was given {', '.join(unknown)}; {cls.config_class.__name__} has no such field"
+                f"from_pretrained was given {', '.join(unknown)}; "
+                f"{cls.config_class.__name__} has no such field"
             )
         return cls.config_class.from_dict(values, **overrides)
 
     def save_pretrained(self, directory: Place, *, max_shard_size: int | str = "50GB") -> None:
         """Write config.json, generation_config.json and safetensors in the hub's layout into `directory`.
 
-        Shards grow to `max_shard_size` ("200MB", "50GB", or bytes). An interrupted save leaves what was there.
+        Shards grow to `max_shard_size` ("200MB", "50GB", or bytes). An interrupted save leaves what was
+        there.
         """
         config = copy.deepcopy(self.config)
         config.architectures = [type(self).__name__]
@@ -245,7 +254,8 @@ class Model(nn.Module):
             head.weight = self.get_input_embeddings().weight
 
     def resize_token_embeddings(self, new_num_tokens: int | None = None) -> nn.Embedding:
-        """Give the vocabulary `new_num_tokens` entries; new ones start at the mean of the old. Returns the table."""
+        """Give the vocabulary `new_num_tokens` entries; new ones start at the mean of the old. Returns the
+        table."""
         table = self.get_input_embeddings()
         if new_num_tokens is None or new_num_tokens == table.num_embeddings:
             return table
@@ -267,8 +277,9 @@ class Model(nn.Module):
 class Writes(Model):
     """A model that writes: it can begin a decoding run, so `generate` can drive it.
 
-    A family says which keywords of `generate` are its own, whether ids continue a source's answer or the input itself, how
-    many positions it can read, and how a run begins (see `generation.protocol.GenerativeModel`).
+    A family says which keywords of `generate` are its own, whether ids continue a source's answer or the
+    input itself, how many positions it can read, and how a run begins (see
+    `generation.protocol.GenerativeModel`).
     """
 
     generation_inputs: ClassVar[frozenset[str]]
@@ -289,7 +300,8 @@ class Writes(Model):
         output_attentions: bool = False,
         output_hidden_states: bool = False,
     ) -> Decoding:
-        """Encode the source, if there is one, and make ready to continue `rows_per_source` texts for each of its rows."""
+        """Encode the source, if there is one, and make ready to continue `rows_per_source` texts for each of
+        its rows."""
         raise TypeError(f"{type(self).__name__} does not say how it begins to decode")
 
     def generate(

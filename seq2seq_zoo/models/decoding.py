@@ -1,6 +1,7 @@
 """Decoding runs: a decoder stack, its state, and what it reads, behind the protocol that generation knows.
 
-One class serves encoder-decoders and decoders alone: a source is memory for the cross-attention, or there is none.
+One class serves encoder-decoders and decoders alone: a source is memory for the cross-attention, or there is
+none.
 """
 
 from __future__ import annotations

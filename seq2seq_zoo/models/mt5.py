@@ -1,12 +1,14 @@
-"""mT5: a massively multilingual T5 (Xue et al. 2020, arXiv:2010.11934), on the build of T5 1.1 (Raffel et al. 2020,
-arXiv:1910.10683; Shazeer 2020, arXiv:2002.05202).
+"""mT5: a massively multilingual T5 (Xue et al. 2020, arXiv:2010.11934), on the build of T5 1.1 (Raffel et al.
+2020, arXiv:1910.10683; Shazeer 2020, arXiv:2002.05202).
 
     tokens → N × [self-attention, cross-attention in the decoder, gated feed-forward] → norm → head
                    ↑ relative position bias, one table a stack, none in the cross-attention
-    pre-norm with RMSNorm, no biases, no scaling of the scores, a head of its own (untied) in the released checkpoints
+    pre-norm with RMSNorm, no biases, no scaling of the scores, a head of its own (untied) in the released
+    checkpoints
 
-Heads need not divide the width: mt5-small has 6 heads of 64 in a width of 512. In float16 the residual stream and the last matrix
-of each feed-forward block stay in float32, because the activations of the larger models outgrow float16's range.
+Heads need not divide the width: mt5-small has 6 heads of 64 in a width of 512. In float16 the residual stream
+and the last matrix of each feed-forward block stay in float32, because the activations of the larger models
+outgrow float16's range.
 """
 
 from __future__ import annotations
@@ -84,7 +86,8 @@ class MT5Config(Config):
     initializer_factor: float = 1.0
     """Factor on the standard deviation of fresh weights."""
     feed_forward_proj: str = "gated-gelu"
-    """Activation of the feed-forward blocks, after "gated-" if they are gated; "gated-gelu" means the tanh approximation."""
+    """Activation of the feed-forward blocks, after "gated-" if they are gated; "gated-gelu" means the tanh
+    approximation."""
     dense_act_fn: str | None = None
     """The activation alone; from feed_forward_proj if not given."""
     is_gated_act: bool | None = None
@@ -102,7 +105,8 @@ class MT5Config(Config):
             kind, _, name = self.feed_forward_proj.rpartition("-")
             if kind not in ("", "gated"):
                 raise ConfigError(
-                    f"feed_forward_proj is {self.feed_forward_proj!r}; it must be an activation, or 'gated-' and one"
+                    f"feed_forward_proj is {self.feed_forward_proj!r}; "
+                    "it must be an activation, or 'gated-' and one"
                 )
             if self.dense_act_fn is None:
                 self.dense_act_fn = "gelu_new" if self.feed_forward_proj == "gated-gelu" else name
@@ -116,18 +120,19 @@ class MT5Config(Config):
         probability(self, "dropout_rate", "classifier_dropout")
         if self.dense_act_fn not in ACTIVATIONS:
             raise ConfigError(
-                f"feed_forward_proj is {self.feed_forward_proj!r} with the activation {self.dense_act_fn!r}; the "
-                f"activation must be one of {', '.join(ACTIVATIONS)}"
+                f"feed_forward_proj is {self.feed_forward_proj!r} with the activation {self.dense_act_fn!r}; "
+                f"the activation must be one of {', '.join(ACTIVATIONS)}"
             )
         if self.relative_attention_num_buckets < 4:
             raise ConfigError(
-                f"relative_attention_num_buckets is {self.relative_attention_num_buckets}; it must be at least 4"
+                f"relative_attention_num_buckets is {self.relative_attention_num_buckets}; "
+                "it must be at least 4"
             )
         exact = self.relative_attention_num_buckets // 2  # of the decoder, which has the most
         if self.relative_attention_max_distance <= exact:
             raise ConfigError(
-                f"relative_attention_max_distance is {self.relative_attention_max_distance}; it must be above "
-                f"{exact}, half of relative_attention_num_buckets, the distances that have a bucket of their own"
+                f"relative_attention_max_distance is {self.relative_attention_max_distance}; it must "
+                f"be above {exact}, half of relative_attention_num_buckets: so many distances have their own bucket"
             )
 
 
@@ -213,31 +218,31 @@ NOT_GATED = renames("""
 """)
 
 ENCODER = renames("""
-    shared.weight                                               -> token_embedding.weight
+    shared.weight                                       -> token_embedding.weight
     encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight -> encoder.position_bias.weight
-    encoder.block.{i}.layer.0.SelfAttention.q.weight            -> encoder.layers.{i}.self_attention.query.weight
-    encoder.block.{i}.layer.0.SelfAttention.k.weight            -> encoder.layers.{i}.self_attention.key.weight
-    encoder.block.{i}.layer.0.SelfAttention.v.weight            -> encoder.layers.{i}.self_attention.value.weight
-    encoder.block.{i}.layer.0.SelfAttention.o.weight            -> encoder.layers.{i}.self_attention.output.weight
-    encoder.block.{i}.layer.0.layer_norm.weight                 -> encoder.layers.{i}.self_attention_norm.weight
-    encoder.block.{i}.layer.1.layer_norm.weight                 -> encoder.layers.{i}.feed_forward_norm.weight
-    encoder.final_layer_norm.weight                             -> encoder.final_norm.weight
+    encoder.block.{i}.layer.0.SelfAttention.q.weight    -> encoder.layers.{i}.self_attention.query.weight
+    encoder.block.{i}.layer.0.SelfAttention.k.weight    -> encoder.layers.{i}.self_attention.key.weight
+    encoder.block.{i}.layer.0.SelfAttention.v.weight    -> encoder.layers.{i}.self_attention.value.weight
+    encoder.block.{i}.layer.0.SelfAttention.o.weight    -> encoder.layers.{i}.self_attention.output.weight
+    encoder.block.{i}.layer.0.layer_norm.weight         -> encoder.layers.{i}.self_attention_norm.weight
+    encoder.block.{i}.layer.1.layer_norm.weight         -> encoder.layers.{i}.feed_forward_norm.weight
+    encoder.final_layer_norm.weight                     -> encoder.final_norm.weight
 """) + Rules(Alias("encoder.embed_tokens.weight", "shared.weight"))
 
 DECODER = renames("""
     decoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight -> decoder.position_bias.weight
-    decoder.block.{i}.layer.0.SelfAttention.q.weight            -> decoder.layers.{i}.self_attention.query.weight
-    decoder.block.{i}.layer.0.SelfAttention.k.weight            -> decoder.layers.{i}.self_attention.key.weight
-    decoder.block.{i}.layer.0.SelfAttention.v.weight            -> decoder.layers.{i}.self_attention.value.weight
-    decoder.block.{i}.layer.0.SelfAttention.o.weight            -> decoder.layers.{i}.self_attention.output.weight
-    decoder.block.{i}.layer.0.layer_norm.weight                 -> decoder.layers.{i}.self_attention_norm.weight
-    decoder.block.{i}.layer.1.EncDecAttention.q.weight          -> decoder.layers.{i}.cross_attention.query.weight
-    decoder.block.{i}.layer.1.EncDecAttention.k.weight          -> decoder.layers.{i}.cross_attention.key.weight
-    decoder.block.{i}.layer.1.EncDecAttention.v.weight          -> decoder.layers.{i}.cross_attention.value.weight
-    decoder.block.{i}.layer.1.EncDecAttention.o.weight          -> decoder.layers.{i}.cross_attention.output.weight
-    decoder.block.{i}.layer.1.layer_norm.weight                 -> decoder.layers.{i}.cross_attention_norm.weight
-    decoder.block.{i}.layer.2.layer_norm.weight                 -> decoder.layers.{i}.feed_forward_norm.weight
-    decoder.final_layer_norm.weight                             -> decoder.final_norm.weight
+    decoder.block.{i}.layer.0.SelfAttention.q.weight    -> decoder.layers.{i}.self_attention.query.weight
+    decoder.block.{i}.layer.0.SelfAttention.k.weight    -> decoder.layers.{i}.self_attention.key.weight
+    decoder.block.{i}.layer.0.SelfAttention.v.weight    -> decoder.layers.{i}.self_attention.value.weight
+    decoder.block.{i}.layer.0.SelfAttention.o.weight    -> decoder.layers.{i}.self_attention.output.weight
+    decoder.block.{i}.layer.0.layer_norm.weight         -> decoder.layers.{i}.self_attention_norm.weight
+    decoder.block.{i}.layer.1.EncDecAttention.q.weight  -> decoder.layers.{i}.cross_attention.query.weight
+    decoder.block.{i}.layer.1.EncDecAttention.k.weight  -> decoder.layers.{i}.cross_attention.key.weight
+    decoder.block.{i}.layer.1.EncDecAttention.v.weight  -> decoder.layers.{i}.cross_attention.value.weight
+    decoder.block.{i}.layer.1.EncDecAttention.o.weight  -> decoder.layers.{i}.cross_attention.output.weight
+    decoder.block.{i}.layer.1.layer_norm.weight         -> decoder.layers.{i}.cross_attention_norm.weight
+    decoder.block.{i}.layer.2.layer_norm.weight         -> decoder.layers.{i}.feed_forward_norm.weight
+    decoder.final_layer_norm.weight                     -> decoder.final_norm.weight
 """) + Rules(
     Alias("decoder.embed_tokens.weight", "shared.weight"),
     Drop(
@@ -410,7 +415,8 @@ class MT5EncoderModel(Model):
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
     ) -> Any:
-        """input_ids int64 [B, S] or inputs_embeds [B, S, D] → BaseModelOutput with last_hidden_state [B, S, D]."""
+        """input_ids int64 [B, S] or inputs_embeds [B, S, D] → BaseModelOutput with last_hidden_state [B, S,
+        D]."""
         return self.encoder(
             input_ids, attention_mask, inputs_embeds, output_attentions, output_hidden_states, return_dict
         )
@@ -454,7 +460,8 @@ class MT5ForTokenClassification(Model):
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
     ) -> Any:
-        """input_ids [B, S] → TokenClassifierOutput with logits [B, S, labels]; labels [B, S], -100 does not count."""
+        """input_ids [B, S] → TokenClassifierOutput with logits [B, S, labels]; labels [B, S], -100 does not
+        count."""
         body: BaseModelOutput = self.model(
             input_ids, attention_mask, inputs_embeds, output_attentions, output_hidden_states, True
         )

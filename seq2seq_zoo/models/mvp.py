@@ -1,13 +1,16 @@
 """MVP: multi-task supervised pre-training for generation (Tang et al. 2022, arXiv:2206.12131).
 
-BART's build (Lewis et al. 2019, arXiv:1910.13461) and a prefix prompt for each of its three kinds of attention:
+BART's build (Lewis et al. 2019, arXiv:1910.13461) and a prefix prompt for each of its three kinds of
+attention:
 
-    tokens · scale + learned positions → norm → N × [self-attention, cross-attention in the decoder, feed-forward] → head
+    tokens · scale + learned positions → norm → N × [self-attention, cross-attention in the decoder,
+    feed-forward] → head
                                                       ↑ prompt           ↑ prompt
     post-norm, biases everywhere, one table of token vectors for encoder, decoder and head
 
-The prompts are a stack's own: `encoder.self_prompt`, `decoder.self_prompt`, `decoder.cross_prompt`. `set_lightweight_tuning`
-trains them alone. A BART checkpoint loads as it is; asked for with `use_prompt=True`, it gets fresh prompts.
+The prompts are a stack's own: `encoder.self_prompt`, `decoder.self_prompt`, `decoder.cross_prompt`.
+`set_lightweight_tuning` trains them alone. A BART checkpoint loads as it is; asked for with
+`use_prompt=True`, it gets fresh prompts.
 """
 
 from __future__ import annotations
@@ -279,9 +282,7 @@ class MvpModel(Seq2SeqModel):
     def set_lightweight_tuning(self) -> None:
         """Freeze everything but the prompts (Li and Liang 2021, arXiv:2101.00190)."""
         if not self.config.use_prompt:
-            raise ValueError(
-                "the model has no prompts to tune; build or load it with use_prompt=True for lightweight tuning"
-            )
+            raise ValueError("the model has no prompts to tune; build or load it with use_prompt=True")
         self.requires_grad_(False)
         for part in (self.encoder.self_prompt, self.decoder.self_prompt, self.decoder.cross_prompt):
             if part is not None:
@@ -373,7 +374,8 @@ class MvpForQuestionAnswering(_MvpHead, Seq2SeqSpanFinder):
 
 
 class MvpForCausalLM(Writes):
-    """MVP's decoder alone, as a language model; given encoder_hidden_states, it reads them by cross-attention.
+    """MVP's decoder alone, as a language model; given encoder_hidden_states, it reads them by
+    cross-attention.
 
     It has no prompts. Its token vectors come from the full model's where its own were not stored.
     """
@@ -437,8 +439,9 @@ class MvpForCausalLM(Writes):
     ) -> Any:
         """input_ids int64 [B, L] → CausalLMOutputWithCrossAttentions with logits [B, L, V].
 
-        labels int64 [B, L] are compared with the scores at their own position, not the one before: shift them. -100 does not
-        count. logits_to_keep scores only the last so many positions (0: all), or those a tensor names.
+        labels int64 [B, L] are compared with the scores at their own position, not the one before: shift
+        them. -100 does not count. logits_to_keep scores only the last so many positions (0: all), or those a
+        tensor names.
         """
         body: BaseModelOutputWithPastAndCrossAttentions = self.decoder(
             input_ids,

@@ -4,8 +4,8 @@
                                    │ memory
     decoder_input_ids ─→ decoder ──┴─→ last_hidden_state [B, L, D] ─→ head
 
-A family builds the two stacks and names what differs: how labels become decoder inputs, and how hidden vectors become
-scores. The classes here take and return what the documentation says.
+A family builds the two stacks and names what differs: how labels become decoder inputs, and how hidden
+vectors become scores. The classes here take and return what the documentation says.
 """
 
 from __future__ import annotations
@@ -79,7 +79,8 @@ class Encoder(Stack):
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
     ) -> Any:
-        """input_ids int64 [B, S] or inputs_embeds [B, S, D]; attention_mask [B, S], 1 = real → BaseModelOutput."""
+        """input_ids int64 [B, S] or inputs_embeds [B, S, D]; attention_mask [B, S], 1 = real →
+        BaseModelOutput."""
         one_input(input_ids, inputs_embeds, "input_ids", "inputs_embeds")
         out = self.run(
             input_ids,
@@ -112,14 +113,15 @@ class Decoder(Stack):
     ) -> Any:
         """input_ids int64 [B, L] or inputs_embeds [B, L, D] → BaseModelOutputWithPastAndCrossAttentions.
 
-        attention_mask [B, past + L] covers what `past_key_values` holds as well; encoder_hidden_states [B, S, D] is the memory,
-        encoder_attention_mask [B, S] says which of it is real. `past_key_values` is what an earlier call returned; it takes in
-        the new positions and is returned again.
+        attention_mask [B, past + L] covers what `past_key_values` holds as well; encoder_hidden_states [B, S,
+        D] is the memory, encoder_attention_mask [B, S] says which of it is real. `past_key_values` is what an
+        earlier call returned; it takes in the new positions and is returned again.
         """
         one_input(input_ids, inputs_embeds, "decoder_input_ids", "decoder_inputs_embeds")
         if past_key_values is not None and not isinstance(past_key_values, DecodingState):
             raise ValueError(
-                f"past_key_values is a {type(past_key_values).__name__}; it must be what an earlier call returned"
+                f"past_key_values is a {type(past_key_values).__name__}; "
+                "it must be what an earlier call returned"
             )
         state = past_key_values
         if state is None and either(use_cache, self.config.use_cache):
@@ -199,15 +201,16 @@ class Seq2SeqModel(Model):
     ) -> Any:
         """input_ids [B, S] and decoder_input_ids [B, L] → Seq2SeqModelOutput.
 
-        attention_mask [B, S] and decoder_attention_mask [B, past + L]: 1 = real. Either sequence may be given as vectors
-        instead. encoder_outputs, an encoder's output or a tuple that begins with its last hidden state, spares the encoder's
-        pass. past_key_values is what an earlier call returned; only new decoder positions are given with it, and
-        `cache_position`, accepted for its sake, follows from it.
+        attention_mask [B, S] and decoder_attention_mask [B, past + L]: 1 = real. Either sequence may be given
+        as vectors instead. encoder_outputs, an encoder's output or a tuple that begins with its last hidden
+        state, spares the encoder's pass. past_key_values is what an earlier call returned; only new decoder
+        positions are given with it, and `cache_position`, accepted for its sake, follows from it.
         """
         if self.shifts_inputs and decoder_input_ids is None and decoder_inputs_embeds is None:
             if input_ids is None:
                 raise ValueError(
-                    "neither decoder_input_ids nor decoder_inputs_embeds were given, and no input_ids to make them from"
+                    "neither decoder_input_ids nor decoder_inputs_embeds were given, "
+                    "and no input_ids to make them from"
                 )
             decoder_input_ids = self._shift_right(input_ids)
         one_input(decoder_input_ids, decoder_inputs_embeds, "decoder_input_ids", "decoder_inputs_embeds")
@@ -262,8 +265,8 @@ class Seq2SeqModel(Model):
             )
         if not isinstance(encoder_outputs, (tuple, list)) or not 1 <= len(encoder_outputs) <= 3:
             raise ValueError(
-                f"encoder_outputs is a {type(encoder_outputs).__name__}; it must be an encoder's output, or a tuple of "
-                "(last_hidden_state, hidden_states, attentions) or its beginning"
+                f"encoder_outputs is a {type(encoder_outputs).__name__}; it must be an encoder's output, or "
+                "a tuple of (last_hidden_state, hidden_states, attentions) or its beginning"
             )
         return BaseModelOutput(*encoder_outputs)
 
@@ -339,8 +342,8 @@ class Seq2SeqLM(Seq2SeqHead, Writes):
     ) -> Any:
         """As the model without a head, with logits [B, L, V] → Seq2SeqLMOutput.
 
-        labels int64 [B, L], -100 where they do not count: adds the mean cross-entropy as `loss`, and makes the decoder
-        inputs where those are not given.
+        labels int64 [B, L], -100 where they do not count: adds the mean cross-entropy as `loss`, and makes
+        the decoder inputs where those are not given.
         """
         if labels is not None:
             if not self.caches_with_labels:
@@ -405,7 +408,8 @@ class Seq2SeqLM(Seq2SeqHead, Writes):
 
 
 class Seq2SeqClassifier(Seq2SeqHead):
-    """An encoder-decoder that reads the input twice and labels it from the decoder's last end-of-sequence position."""
+    """An encoder-decoder that reads the input twice and labels it from the decoder's last end-of-sequence
+    position."""
 
     classification_head: ClassificationHead
 
@@ -426,8 +430,9 @@ class Seq2SeqClassifier(Seq2SeqHead):
     ) -> Any:
         """input_ids [B, S] → Seq2SeqSequenceClassifierOutput with logits [B, labels].
 
-        labels: int64 [B] (one of num_labels), float [B] (regression, num_labels 1) or float [B, num_labels] (each label on its
-        own); config.problem_type says which, or their dtype does. Every row must hold the same number of end tokens.
+        labels: int64 [B] (one of num_labels), float [B] (regression, num_labels 1) or float [B, num_labels]
+        (each label on its own); config.problem_type says which, or their dtype does. Every row must hold the
+        same number of end tokens.
         """
         if input_ids is None:
             raise ValueError(
@@ -483,15 +488,16 @@ class Seq2SeqSpanFinder(Seq2SeqHead):
     ) -> Any:
         """input_ids [B, S] → Seq2SeqQuestionAnsweringModelOutput with start_logits and end_logits [B, S].
 
-        start_positions and end_positions int64 [B] add the mean of both cross-entropies as `loss`; positions beyond the
-        sequence do not count.
+        start_positions and end_positions int64 [B] add the mean of both cross-entropies as `loss`; positions
+        beyond the sequence do not count.
         """
         if start_positions is not None and end_positions is not None:
             use_cache = False
         if decoder_input_ids is None and decoder_inputs_embeds is None:
             if input_ids is None:
                 raise ValueError(
-                    "neither decoder_input_ids nor decoder_inputs_embeds were given, and no input_ids to make them from"
+                    "neither decoder_input_ids nor decoder_inputs_embeds were given, "
+                    "and no input_ids to make them from"
                 )
             decoder_input_ids = self._shift_right(input_ids)
         body: Seq2SeqModelOutput = self.model(
