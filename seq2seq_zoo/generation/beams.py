@@ -30,7 +30,7 @@ from seq2seq_zoo.generation.outputs import (
     GenerateBeamDecoderOnlyOutput,
     GenerateBeamEncoderDecoderOutput,
 )
-from seq2seq_zoo.generation.peaks import topk
+from seq2seq_zoo.generation.peaks import WIDE, topk
 from seq2seq_zoo.generation.run import Run
 
 # A score that no text has: that of empty places, and the malus of candidates that must not be chosen.  It is
@@ -155,26 +155,25 @@ def _candidates(run: Run, log_p: Tensor, running: Tensor) -> tuple[Tensor, Tenso
     vocabulary = log_p.shape[1]
     ends = 0 if run.request.eos is None else len(run.request.eos)
     count = beams * max(2, 1 + ends)
+    if not run.request.config.do_sample and vocabulary >= WIDE:
+        # the K best of all beams are among the K best of each
+        values, tokens = topk(log_p, count)  # [S · k, K]
+        joint = (values.view(sources, beams, count) + running[..., None]).flatten(1)
+        scores, places = joint.topk(count, dim=-1)
+        return scores, places // count, tokens.view(sources, -1).gather(1, places)
+    joint = (log_p.view(sources, beams, vocabulary) + running[..., None]).flatten(1)  # [S, k · V]
     if run.request.config.do_sample:
-        joint = (log_p.view(sources, beams, vocabulary) + running[..., None]).flatten(1)  # [S, k · V]
         chosen = torch.multinomial(joint.softmax(dim=-1), num_samples=count)
         return joint.gather(1, chosen), chosen // vocabulary, chosen % vocabulary
-    # the K best of all beams are among the K best of each
-    per_beam = min(count, vocabulary)
-    values, tokens = topk(log_p, per_beam)  # [S · k, per_beam]
-    joint = (values.view(sources, beams, per_beam) + running[..., None]).flatten(1)
     scores, places = joint.topk(count, dim=-1)
-    return scores, places // per_beam, tokens.view(sources, -1).gather(1, places)
+    return scores, places // vocabulary, places % vocabulary
 
 
 def _ends_here(run: Run, running: Texts, parents: Tensor, tokens: Tensor, length: int) -> Tensor:
     """Which candidates are finished by their new token: [S, K]."""
-    if length + 1 == run.request.limit:
-        return torch.ones_like(tokens, dtype=torch.bool)
+    ends = torch.full_like(tokens, length + 1 == run.request.limit, dtype=torch.bool)
     if run.request.eos is not None:
-        ends = torch.isin(tokens, run.request.eos)
-    else:
-        ends = torch.zeros_like(tokens, dtype=torch.bool)
+        ends |= torch.isin(tokens, run.request.eos)
     if run.criteria:
         ids = running.records[:, :, TOKEN, : length + 1]
         ids = ids.gather(1, parents[..., None].expand(-1, -1, length + 1))  # a copy: [S, K, length + 1]

@@ -16,13 +16,13 @@ import torch
 from torch import Tensor
 
 BLOCK = 256
-_WIDE = 8192
+WIDE = 8192
 
 
 def argmax(scores: Tensor) -> Tensor:
     """Index of the largest of each row, the first one if several are: [R, V] → [R]."""
     width = scores.shape[1]
-    if width < _WIDE or scores.device.type != "cpu":
+    if width < WIDE or scores.device.type != "cpu":
         return scores.argmax(dim=-1)
     whole = width // BLOCK * BLOCK
     maxima = _blocks(scores[:, :whole]).amax(dim=-1)  # [R, V] → [R, V / BLOCK]
@@ -39,7 +39,7 @@ def topk(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """Values and indices of the k largest of each row, in descending order: [R, V] → [R, k] twice."""
     rows, width = scores.shape
     blocks = width // BLOCK
-    if width < _WIDE or k > blocks // 4 or scores.device.type != "cpu":
+    if width < WIDE or k > blocks // 4 or scores.device.type != "cpu":
         values, indices = scores.topk(k, dim=-1)
         return values, indices
     maxima = _blocks(scores[:, : blocks * BLOCK]).amax(dim=-1)

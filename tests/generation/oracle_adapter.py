@@ -125,6 +125,7 @@ class DecoderDecoding:
             position_ids=positions[:, -new:],
             past_key_values=self.past,
             use_cache=self.use_cache or self.embeds is not None,
+            logits_to_keep=1,
             return_dict=True,
         )
         self.past = output.past_key_values if self.use_cache or self.embeds is not None else None
