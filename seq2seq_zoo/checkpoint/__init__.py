@@ -1,5 +1,41 @@
-"""From a folder or the hub to files, from files to tensors, from tensors to a module's parameters, and back."""
+"""From a folder or the hub to files, from files to tensors, from tensors to parameters, and back."""
 
+from seq2seq_zoo.checkpoint.commit import write_json_atomically
+from seq2seq_zoo.checkpoint.formats import TensorInfo
+from seq2seq_zoo.checkpoint.keymap import (
+    Alias,
+    Drop,
+    KeyMap,
+    Link,
+    Rename,
+    Respell,
+    Rules,
+    Split,
+    Stack,
+    renames,
+)
+from seq2seq_zoo.checkpoint.load import LoadReport, load_weights
 from seq2seq_zoo.checkpoint.resolve import resolve_file
+from seq2seq_zoo.checkpoint.save import save_weights
+from seq2seq_zoo.checkpoint.weights import Weights, open_weights
 
-__all__ = ["resolve_file"]
+__all__ = [
+    "Alias",
+    "Drop",
+    "KeyMap",
+    "Link",
+    "LoadReport",
+    "Rename",
+    "Respell",
+    "Rules",
+    "Split",
+    "Stack",
+    "TensorInfo",
+    "Weights",
+    "load_weights",
+    "open_weights",
+    "renames",
+    "resolve_file",
+    "save_weights",
+    "write_json_atomically",
+]

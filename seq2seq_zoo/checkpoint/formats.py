@@ -1,0 +1,250 @@
+"""The two kinds of weight files, opened with suspicion.
+
+A safetensors file is a length, a JSON header and the bytes of the tensors:
+
+    8 bytes: N, little-endian | N bytes: {"key": {"dtype", "shape", "data_offsets": [begin, end]}, ...} | data
+
+The header is checked here before the safetensors library sees the file, because the library does not say
+which key is at fault and takes the last of duplicate keys. A pytorch_model.bin is a pickle in a zip archive
+(since torch 1.6) or a bare sequence of pickles (before); torch reads both without running what they contain.
+"""
+
+import json
+import math
+import re
+import struct
+import zipfile
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from seq2seq_zoo.errors import CheckpointError
+
+DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+    "C64": torch.complex64,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U64": torch.uint64,
+    "U32": torch.uint32,
+    "U16": torch.uint16,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+LONGEST_HEADER = 100_000_000  # the format's own limit
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """What a file says of a tensor before it is read."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    file: Path
+
+
+@dataclass(frozen=True)
+class WeightFile:
+    """One opened file: what it holds, and a way to get a tensor."""
+
+    path: Path
+    infos: dict[str, TensorInfo]
+    tensor: Callable[[str], Tensor]
+
+
+def open_file(path: Path) -> WeightFile:
+    """Open a .safetensors file or a .bin file; CheckpointError if it is not whole and sound."""
+    try:
+        if path.stat().st_size == 0:
+            raise CheckpointError(f"{path} is empty")
+        return open_safetensors(path) if path.suffix == ".safetensors" else open_pickle(path)
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from error
+
+
+# ---- safetensors ----
+
+
+def open_safetensors(path: Path) -> WeightFile:
+    """Map the file; its tensors are views of the mapping and stay valid when the WeightFile is gone."""
+    from safetensors import SafetensorError, safe_open
+
+    infos = read_header(path)
+    try:
+        handle: Any = safe_open(path, framework="pt", device="cpu")
+    except SafetensorError as error:
+        raise CheckpointError(f"{path} is not a sound safetensors file: {error}") from error
+
+    def tensor(key: str) -> Tensor:
+        try:
+            value: Tensor = handle.get_tensor(key)
+        except (SafetensorError, RuntimeError, OverflowError, ValueError) as error:
+            raise CheckpointError(
+                f"{path}: {key!r} of shape {infos[key].shape} cannot be read: {error}"
+            ) from error
+        # Files of other writers may start the data at an odd byte, where vector instructions cannot read.
+        return value.clone() if value.data_ptr() % value.element_size() else value
+
+    return WeightFile(path, infos, tensor)
+
+
+def read_header(path: Path) -> dict[str, TensorInfo]:
+    """The tensors a safetensors file announces, checked against each other and the file's length."""
+    size = path.stat().st_size
+    with open(path, "rb") as file:
+        start = file.read(8)
+        length = struct.unpack("<Q", start)[0] if len(start) == 8 else -1
+        if not 2 <= length <= min(size - 8, LONGEST_HEADER):
+            what = f"announces a header of {length} bytes" if length >= 0 else "is shorter than any header"
+            raise CheckpointError(
+                f"{path} {what}, but has {size} bytes in all: truncated, or not safetensors"
+            )
+        text = file.read(length)
+    entries = parse_json_object(text, f"the header of {path}")
+    metadata = entries.pop("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise CheckpointError(f"{path}: __metadata__ must map text to text")
+
+    infos: dict[str, TensorInfo] = {}
+    ranges = []
+    for key, entry in entries.items():
+        shape, dtype, begin, end = _read_entry(path, key, entry, size - 8 - length)
+        infos[key] = TensorInfo(shape, dtype, path)
+        ranges.append((begin, end, key))
+
+    # The format leaves no holes: the tensors' bytes follow one another up to the end of the file.
+    reached, last = 0, "the header"
+    for begin, end, key in sorted(ranges):
+        if begin != reached:
+            fault = "overlaps" if begin < reached else "leaves a hole after"
+            raise CheckpointError(f"{path}: the data of {key!r} [{begin}, {end}) {fault} that of {last!r}")
+        reached, last = end, key
+    if reached != size - 8 - length:
+        raise CheckpointError(f"{path}: {size - 8 - length - reached} bytes after the last tensor {last!r}")
+    return infos
+
+
+def _read_entry(
+    path: Path, key: str, entry: Any, data_size: int
+) -> tuple[tuple[int, ...], torch.dtype, int, int]:
+    if not isinstance(entry, dict):
+        raise CheckpointError(f"{path}: the entry of {key!r} is {entry!r:.80}; it must be an object")
+    dtype = entry.get("dtype")
+    if not isinstance(dtype, str) or dtype not in DTYPES:
+        raise CheckpointError(f"{path}: dtype {dtype!r:.80} of {key!r} must be one of {', '.join(DTYPES)}")
+    shape = _counts(entry.get("shape"))
+    if shape is None:
+        raise CheckpointError(f"{path}: shape {entry.get('shape')!r:.80} of {key!r} must be a list of counts")
+    offsets = _counts(entry.get("data_offsets"))
+    if offsets is None or len(offsets) != 2 or not offsets[0] <= offsets[1] <= data_size:
+        raise CheckpointError(
+            f"{path}: data_offsets {entry.get('data_offsets')!r:.80} of {key!r} must be [begin, end] "
+            f"within the {data_size} bytes of data"
+        )
+    begin, end = offsets
+    if math.prod(shape) * DTYPES[dtype].itemsize != end - begin:
+        raise CheckpointError(
+            f"{path}: {key!r} has {end - begin} bytes of data, which is not a {dtype} of shape {shape!r:.80}"
+        )
+    return shape, DTYPES[dtype], begin, end
+
+
+def _counts(value: Any) -> tuple[int, ...] | None:
+    """A JSON list of a few counts that fit 63 bits, so that their product is cheap; otherwise None."""
+    good = (
+        isinstance(value, list) and len(value) <= 64 and all(type(n) is int and 0 <= n < 2**63 for n in value)
+    )
+    return tuple(value) if good else None
+
+
+def parse_json_object(text: bytes, what: str) -> dict[str, Any]:
+    """`text` as a JSON object without duplicate keys, or a CheckpointError that calls it `what`."""
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        counts = Counter(key for key, _ in pairs)
+        twice = [key for key, count in counts.items() if count > 1]
+        if twice:
+            raise CheckpointError(f"{what} has the key {twice[0]!r} twice")
+        return dict(pairs)
+
+    try:
+        found = json.loads(text.decode(), object_pairs_hook=unique)
+    except CheckpointError:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{what} is not JSON: {error}") from error
+    if not isinstance(found, dict):
+        raise CheckpointError(f"{what} is JSON of another kind: it must be an object")
+    return found
+
+
+# ---- pickles ----
+
+
+def open_pickle(path: Path) -> WeightFile:
+    """Read the file with torch's restricted unpickler, mapping the tensors where the format allows."""
+    with open(path, "rb") as file:
+        archive = file.read(4) == b"PK\x03\x04"
+    stored = _stored_sizes(path) if archive else None
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=archive)
+    except Exception as error:
+        # A damaged pickle can fail in any way; what torch forbids it names as "GLOBAL module.function".
+        forbidden = re.search(r"GLOBAL ([\w.]+)", str(error))
+        reason = (
+            f"it asks to run {forbidden.group(1)}, which weights never need; it was refused"
+            if forbidden
+            else f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
+        )
+        raise CheckpointError(f"{path} cannot be read as weights: {reason}") from error
+
+    if not isinstance(state, dict):
+        raise CheckpointError(f"{path} holds a {type(state).__name__}; it must hold a dict of tensors")
+    tensors: dict[str, Tensor] = {}
+    for key, value in state.items():
+        if not isinstance(key, str) or not isinstance(value, Tensor):
+            raise CheckpointError(f"{path}: the entry {key!r:.80} is a {type(value).__name__}, not a tensor")
+        if value.device.type != "cpu" or value.layout != torch.strided or value.is_quantized:
+            raise CheckpointError(
+                f"{path}: {key!r} is a {value.layout} tensor on {value.device}, not plain data"
+            )
+        # Strides of zero let a few bytes pose as a huge tensor.
+        if value.numel() * value.element_size() > value.untyped_storage().nbytes():
+            raise CheckpointError(f"{path}: {key!r} of shape {tuple(value.shape)} has too few bytes of data")
+        tensors[key] = value.detach()
+
+    if stored is not None:
+        # Mapped storages are cut out of the file unchecked: each must be as long as a record of the archive.
+        storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors.values()}
+        false = Counter(storages.values()) - stored
+        for key, value in tensors.items():
+            if value.numel() and false[value.untyped_storage().nbytes()]:
+                raise CheckpointError(f"{path}: the data of {key!r} is not as long as the file says")
+    infos = {key: TensorInfo(tuple(t.shape), t.dtype, path) for key, t in tensors.items()}
+    return WeightFile(path, infos, lambda key: tensors[key].contiguous())
+
+
+def _stored_sizes(path: Path) -> Counter[int]:
+    """How often each length occurs among the records of a torch archive."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            records = archive.infolist()
+    except (zipfile.BadZipFile, ValueError) as error:
+        raise CheckpointError(f"{path} is a damaged archive, perhaps truncated: {error}") from error
+    packed = [record.filename for record in records if record.compress_type != zipfile.ZIP_STORED]
+    if packed:
+        # torch never compresses; a small archive could unpack to any size.
+        raise CheckpointError(f"{path}: the record {packed[0]!r} is compressed, as torch never writes it")
+    return Counter(record.file_size for record in records)

@@ -1,0 +1,308 @@
+"""Filling a module from a checkpoint: every tensor exactly once, every key accounted for.
+
+The module was built on the meta device, so that it has shapes and no memory. Each of its parameters becomes
+the tensor of the checkpoint itself, which lies in a mapped file; only a cast, a stack or another device makes
+a copy, of one tensor at a time. What does not fit is gathered and said in one error; what is absent is newly
+initialised, and said in one warning.
+"""
+
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
+
+import torch
+from torch import Tensor, nn
+
+from seq2seq_zoo.checkpoint.keymap import KeyMap, Link
+from seq2seq_zoo.checkpoint.plan import Plan, make_plan
+from seq2seq_zoo.checkpoint.weights import Weights
+from seq2seq_zoo.errors import CheckpointError
+
+MOST_LISTED = 8
+
+
+@dataclass
+class LoadReport:
+    """What was not a plain fit, by full checkpoint keys."""
+
+    missing_keys: list[str] = field(default_factory=list)
+    """Absent from the checkpoint: their tensors were newly initialised."""
+
+    unexpected_keys: list[str] = field(default_factory=list)
+    """Present in the checkpoint, but not a part of this model."""
+
+    mismatched_keys: list[str] = field(default_factory=list)
+    """Of another shape in the checkpoint and, as asked, newly initialised."""
+
+
+def load_weights(
+    module: nn.Module,
+    weights: Weights,
+    key_map: KeyMap,
+    *,
+    initialise: Callable[[nn.Module], None],
+    dtype: torch.dtype | None = None,
+    keep_float32: Sequence[str] = (),
+    device: torch.device | str | None = None,
+    ignore_mismatched_sizes: bool = False,
+) -> LoadReport:
+    """Fill `module`, built on the meta device, with the tensors of a checkpoint.
+
+    `dtype` is that of all floating-point tensors; None keeps them as stored. Names of ours that match a
+    pattern of `keep_float32` (`*` stands for anything) are float32 wherever they would be float16. Without a
+    `device` the parameters are the mapped tensors, on the CPU. `requires_grad` stays as in the module.
+
+    `initialise(submodule)` sets the parameters and buffers that `submodule` owns directly. It is called once
+    for each submodule that owns a missing tensor, or a buffer that no checkpoint stores and that is still on
+    the meta device; what was loaded is kept.
+
+    Missing and unexpected keys are reported and warned of. Raises CheckpointError, listing all faults at
+    once, if a tensor has another shape (unless `ignore_mismatched_sizes`) or kind, or if only some rows of a
+    stack are there; and if nothing of the model's body is there: the checkpoint is then another model's.
+    """
+    plan = make_plan(module, key_map)
+    found = _match(plan, weights, key_map)
+    faults, fitting = _check(found, plan, weights, ignore_mismatched_sizes)
+    report = found.report
+    body = [link for link in plan.links if key_map.is_body(link.keys[0])]
+    if body and not any(key in found.sources for link in body for key in link.keys):
+        raise CheckpointError(
+            f"{weights.where} is not a checkpoint of {type(module).__name__}: it has none of its "
+            f"{len(body)} body tensors, such as {_some([link.keys[0] for link in body])}; "
+            f"it holds {_some(list(weights))}"
+        )
+    if faults:
+        raise CheckpointError(
+            f"{weights.where} does not fit {type(module).__name__}:\n"
+            + "\n".join([*faults, *_told(report, plan.links, "")])
+        )
+    _warn_of_unequal_copies(found, weights)
+
+    filler = _Filler(module, plan, torch.device(device or "cpu"), dtype, keep_float32)
+    for link in fitting:
+        filler.fill(link, [weights.tensor(found.sources[key]) for key in link.keys])
+    filler.initialise_rest(initialise)
+    told = _told(report, plan.links, ", newly initialised: train before use")
+    if told:
+        warnings.warn(f"{weights.where} → {type(module).__name__}:\n" + "\n".join(told), stacklevel=3)
+    return report
+
+
+# ---- which key is whose ----
+
+
+@dataclass
+class _Found:
+    """The keys of a checkpoint, sorted by what they are to the module."""
+
+    sources: dict[str, str] = field(default_factory=dict)
+    """From the keys of the rules to the keys of the checkpoint that stand for them."""
+
+    copies: list[tuple[str, str]] = field(default_factory=list)
+    """Keys of the checkpoint of which the second should equal the first."""
+
+    report: LoadReport = field(default_factory=LoadReport)
+
+
+def _match(plan: Plan, weights: Weights, key_map: KeyMap) -> _Found:
+    wanted = {key for link in plan.links for key in link.keys}
+    found = _Found()
+    candidates: dict[str, list[tuple[bool, bool, str]]] = {}
+    for key in weights:
+        for rank, spelling in enumerate(key_map.spellings(key)):
+            meant, is_copy = _meaning(spelling, wanted, plan, key_map)
+            if meant is not None:
+                candidates.setdefault(meant, []).append((is_copy, rank > 0, key))
+                break
+            if key_map.why_dropped(spelling) is not None:
+                break
+        else:
+            found.report.unexpected_keys.append(key)
+    for meant, keys in candidates.items():
+        # The key itself goes before another spelling of it, and both before a tied copy.
+        best, *others = (key for *_, key in sorted(keys))
+        found.sources[meant] = best
+        found.copies += [(best, other) for other in others]
+    for link in plan.links:
+        if not any(key in found.sources for key in link.keys):
+            found.report.missing_keys += link.keys
+    return found
+
+
+def _meaning(spelling: str, wanted: set[str], plan: Plan, key_map: KeyMap) -> tuple[str | None, bool]:
+    if spelling in wanted:
+        return spelling, False
+    original = key_map.same_as(spelling) or spelling
+    original = plan.copies.get(original, original)
+    return (original, True) if original in wanted else (None, False)
+
+
+def _check(
+    found: _Found, plan: Plan, weights: Weights, ignore_mismatched_sizes: bool
+) -> tuple[list[str], list[Link]]:
+    """The faults, in words, and the links that can be loaded."""
+    faults, fitting = [], []
+    for link in plan.links:
+        absent = [key for key in link.keys if key not in found.sources]
+        if len(absent) == len(link.keys):
+            continue
+        ours = ", ".join(f"{name} {list(shape)}" for name, shape in zip(link.names, link.shapes, strict=True))
+        if absent:
+            faults.append(f"  {len(absent)} of {len(link.keys)} tensors of {ours} absent: {_some(absent)}")
+            continue
+        sources = [found.sources[key] for key in link.keys]
+        floating = plan.tensors[link.names[0]].dtype.is_floating_point
+        strange = [key for key in sources if weights.dtype(key).is_floating_point != floating]
+        unequal = [
+            f"  shape: {key} {list(weights.shape(key))} → {ours}"
+            + (f", which needs {list(shape)}" if shape not in link.shapes else "")
+            for key, shape in zip(sources, link.key_shapes, strict=True)
+            if weights.shape(key) != shape
+        ]
+        if strange:
+            kind = "floating-point" if floating else "integer"
+            faults += [f"  dtype: {key} is {weights.dtype(key)} → {ours} is {kind}" for key in strange]
+        elif unequal and ignore_mismatched_sizes:
+            found.report.mismatched_keys += sources
+        elif unequal:
+            faults += unequal
+        else:
+            fitting.append(link)
+    return faults, fitting
+
+
+def _warn_of_unequal_copies(found: _Found, weights: Weights) -> None:
+    def equal(key: str, copy: str) -> bool:
+        if weights.shape(key) != weights.shape(copy):
+            return False
+        a, b = weights.tensor(key), weights.tensor(copy)
+        return a.data_ptr() == b.data_ptr() or torch.equal(a, b.to(a.dtype))
+
+    unequal = [f"{copy} (used: {key})" for key, copy in found.copies if not equal(key, copy)]
+    if unequal:
+        warnings.warn(
+            f"{weights.where}: {len(unequal)} keys differ from the keys they are tied to: {_some(unequal)}",
+            stacklevel=4,
+        )
+
+
+# ---- what is said ----
+
+
+def _told(report: LoadReport, links: Iterable[Link], remedy: str) -> list[str]:
+    """A line on each list of the report that is not empty."""
+    expected = report.missing_keys or [key for link in links for key in link.keys]
+    unexpected = [
+        key + "".join(f" (nearest: {near})" for near in get_close_matches(key, expected, n=1))
+        for key in report.unexpected_keys[:MOST_LISTED]
+    ] + report.unexpected_keys[MOST_LISTED:]
+    told = {
+        f"missing{remedy}": report.missing_keys,
+        f"of another shape{remedy}": report.mismatched_keys,
+        "unexpected, not used": unexpected,
+    }
+    return [f"  {what} ({len(keys)}): {_some(keys)}" for what, keys in told.items() if keys]
+
+
+def _some(names: Sequence[str]) -> str:
+    more = len(names) - MOST_LISTED
+    return ", ".join(names[:MOST_LISTED]) + (f" and {more} more" if more > 0 else "")
+
+
+# ---- filling ----
+
+
+class _Filler:
+    """Puts tensors into a module in place of those of the meta device."""
+
+    def __init__(
+        self,
+        module: nn.Module,
+        plan: Plan,
+        device: torch.device,
+        dtype: torch.dtype | None,
+        keep_float32: Sequence[str],
+    ) -> None:
+        self.module = module
+        self.plan = plan
+        self.device = device
+        self.dtype = dtype
+        self.keep_float32 = keep_float32
+        self.stored: torch.dtype | None = None  # of the first floating-point tensor loaded
+        self.filled: set[str] = set()
+
+    def fill(self, link: Link, tensors: Sequence[Tensor]) -> None:
+        stored = tensors[0].dtype
+        for tensor in tensors[1:]:
+            stored = torch.promote_types(stored, tensor.dtype)
+        if stored.is_floating_point and self.stored is None:
+            self.stored = stored
+        dtypes = [self._dtype(name, stored) for name in link.names]
+        for name, tensor in zip(
+            link.names, link.rule.to_ours(tensors, link.shapes, dtypes, self.device), strict=True
+        ):
+            self._put(name, tensor)
+
+    def _dtype(self, name: str, stored: torch.dtype) -> torch.dtype:
+        declared = self.plan.tensors[name].dtype
+        if not declared.is_floating_point:
+            return declared
+        dtype = self.dtype or stored
+        names = self.plan.tied[name]
+        kept = any(fnmatchcase(n, pattern) for n in names for pattern in self.keep_float32)
+        return torch.float32 if dtype == torch.float16 and kept else dtype
+
+    def _put(self, name: str, tensor: Tensor) -> Tensor:
+        old = self.plan.tensors[name]
+        new = (
+            nn.Parameter(tensor, requires_grad=old.requires_grad) if isinstance(old, nn.Parameter) else tensor
+        )
+        for tied in self.plan.tied[name]:
+            owner, _, leaf = tied.rpartition(".")
+            setattr(self.module.get_submodule(owner), leaf, new)
+        self.filled.add(name)
+        return new
+
+    def initialise_rest(self, initialise: Callable[[nn.Module], None]) -> None:
+        """Give memory to what was not loaded, and let `initialise` set it, one owning submodule at a time."""
+        fresh: dict[nn.Module, list[Tensor]] = {}
+        for name in self.plan.tied:
+            if name not in self.filled:
+                old = self.plan.tensors[name]
+                dtype = self._dtype(name, self.stored or old.dtype)
+                tensor = self._put(name, _unset(old.shape, dtype, self.device))
+                fresh.setdefault(self.module.get_submodule(name.rpartition(".")[0]), []).append(tensor)
+        for owner in self.module.modules():
+            for key, buffer in list(owner.named_buffers(recurse=False)):
+                if buffer.is_meta:  # not persistent: no checkpoint stores it
+                    unset = _unset(buffer.shape, buffer.dtype, self.device)
+                    setattr(owner, key, unset)
+                    fresh.setdefault(owner, []).append(unset)
+        for owner, tensors in fresh.items():
+            _initialise(owner, {id(tensor) for tensor in tensors}, initialise)
+
+
+def _initialise(owner: nn.Module, fresh: set[int], initialise: Callable[[nn.Module], None]) -> None:
+    """Let `initialise` set those tensors of `owner` that are `fresh`, and keep its others as they are."""
+    own = {**dict(owner.named_parameters(recurse=False)), **dict(owner.named_buffers(recurse=False))}
+    loaded = {key: tensor for key, tensor in own.items() if id(tensor) not in fresh}
+    for key, tensor in loaded.items():
+        stand_in = torch.empty_like(tensor)
+        setattr(owner, key, nn.Parameter(stand_in, False) if isinstance(tensor, nn.Parameter) else stand_in)
+    with torch.no_grad():
+        initialise(owner)
+    for key, tensor in loaded.items():
+        setattr(owner, key, tensor)
+    for key, tensor in own.items():
+        if key not in loaded and tensor.is_floating_point() and tensor.isnan().any():
+            raise CheckpointError(
+                f"{key!r} of a {type(owner).__name__} is not in the checkpoint, nor set by initialisation"
+            )
+
+
+def _unset(shape: torch.Size, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Memory to be initialised; NaN shows where that was forgotten."""
+    empty = torch.empty(shape, dtype=dtype, device=device)
+    return empty.fill_(torch.nan) if dtype.is_floating_point else empty.zero_()

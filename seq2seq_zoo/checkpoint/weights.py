@@ -1,0 +1,149 @@
+"""A checkpoint's tensors by key, in however many files they lie.
+
+Of the layouts of the hub the first one present is taken:
+
+    model.safetensors                 one file
+    model.safetensors.index.json      {"weight_map": {key: file}} over shards
+    pytorch_model.bin                 the same two as pickles
+    pytorch_model.bin.index.json
+"""
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from seq2seq_zoo.checkpoint.formats import TensorInfo, WeightFile, open_file, parse_json_object
+from seq2seq_zoo.checkpoint.resolve import relative_path, resolve_file
+from seq2seq_zoo.errors import CheckpointError
+
+SINGLE = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+LAYOUTS = (SINGLE, INDEX, "pytorch_model.bin", "pytorch_model.bin.index.json")
+
+
+class Weights(Mapping[str, TensorInfo]):
+    """A read-only mapping from checkpoint keys to what is known of their tensors, which come when asked for.
+
+    `where` is the place as the user wrote it, for messages.
+    """
+
+    def __init__(self, where: str, files: Mapping[str, WeightFile]) -> None:
+        self.where = where
+        self._files = files
+
+    def __getitem__(self, key: str) -> TensorInfo:
+        return self._files[key].infos[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._files)
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def shape(self, key: str) -> tuple[int, ...]:
+        return self[key].shape
+
+    def dtype(self, key: str) -> torch.dtype:
+        return self[key].dtype
+
+    def tensor(self, key: str) -> Tensor:
+        """The tensor, on the CPU: a view of the mapped file where the format allows, never a copy of all.
+
+        The mapping is private: writing into the tensor does not reach the file.
+        """
+        return self._files[key].tensor(key)
+
+
+def open_weights(
+    where: str | os.PathLike[str],
+    *,
+    revision: str | None = None,
+    subfolder: str = "",
+    cache_dir: str | os.PathLike[str] | None = None,
+    token: str | bool | None = None,
+    local_files_only: bool = False,
+) -> Weights:
+    """Open the weights of the checkpoint at `where` (see `resolve_file`), reading headers and indexes only.
+
+    Raises CheckpointError, naming file and key, if there are no weights, or if files or keys are missing,
+    damaged, contradictory or outside the checkpoint's folder.
+    """
+    resolve = partial(
+        resolve_file,
+        where,
+        revision=revision,
+        subfolder=subfolder,
+        cache_dir=cache_dir,
+        token=token,
+        local_files_only=local_files_only,
+    )
+    for layout in LAYOUTS:
+        path = resolve(layout, required=False)
+        if path is not None:
+            files = _open_shards(path, resolve) if path.name.endswith(".json") else _open_single(path)
+            return Weights(os.fspath(where), files)
+    place = f"{os.fspath(where)!r}" + (f", subfolder {subfolder!r}" if subfolder else "")
+    raise CheckpointError(
+        f"{place} has no weights: looked for {', '.join(LAYOUTS)}{_present(where, subfolder)}"
+    )
+
+
+def _present(where: str | os.PathLike[str], subfolder: str) -> str:
+    folder = Path(where) / subfolder
+    if not folder.is_dir():
+        return ""
+    names = sorted(path.name for path in folder.iterdir())
+    return "; the folder holds " + (", ".join(names[:20]) + (", ..." if len(names) > 20 else "") or "nothing")
+
+
+def _open_single(path: Path) -> dict[str, WeightFile]:
+    file = open_file(path)
+    return dict.fromkeys(file.infos, file)
+
+
+def _open_shards(index: Path, resolve: Callable[..., Path | None]) -> dict[str, WeightFile]:
+    weight_map = read_index(index)
+    shards = {}
+    for name in dict.fromkeys(weight_map.values()):
+        try:
+            path = resolve(name)
+        except CheckpointError as error:
+            raise CheckpointError(
+                f"{index} names the shard {name!r}, which cannot be had: {error}"
+            ) from error
+        assert path is not None  # required
+        shards[name] = open_file(path)
+
+    files: dict[str, WeightFile] = {}
+    for name, shard in shards.items():
+        for key in shard.infos:
+            promised = weight_map.get(key, name)
+            if promised != name or key in files:
+                first = promised if promised != name else files[key].path.name
+                raise CheckpointError(f"{index.parent}: the key {key!r} is in both {first!r} and {name!r}")
+            files[key] = shard
+    for key, name in weight_map.items():
+        if key not in files:
+            raise CheckpointError(
+                f"{shards[name].path} lacks the key {key!r}, which {index.name} promises in it"
+            )
+    return {key: files[key] for key in (*weight_map, *(k for k in files if k not in weight_map))}
+
+
+def read_index(path: Path) -> dict[str, str]:
+    """The weight_map of an index: key to file name, every name inside the index's own folder."""
+    weight_map = parse_json_object(path.read_bytes(), str(path)).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise CheckpointError(f"{path}: weight_map is {weight_map!r:.80}; it must map keys to file names")
+    suffix = ".safetensors" if path.name == INDEX else ".bin"
+    for key, name in weight_map.items():
+        if not isinstance(name, str) or not name.endswith(suffix):
+            raise CheckpointError(
+                f"{path}: {key!r} is said to be in {name!r:.80}; it must be a {suffix} file"
+            )
+        relative_path(name, f"{path}: the file of {key!r},")
+    return weight_map
