@@ -71,6 +71,8 @@ def search_beams(
     sources, length = rows // beams, prompt_length
     first_row = torch.arange(0, rows, beams, device=run.prompt.device)[:, None]  # [S, 1], of each source
 
+    is_among_first = torch.arange(_count(run), device=first_row.device) < beams  # [K]
+
     running = _first_texts(run, sources)
     finished = _no_texts(running)
     is_open = torch.ones(sources, dtype=torch.bool, device=first_row.device)
@@ -85,10 +87,10 @@ def search_beams(
         scores, parents, tokens = _candidates(run, log_p, running.scores)  # [S, K] each
         ends = _ends_here(run, running, parents, tokens, length)
         new_tokens = length + 1 - prompt_length
-        if bool(ends[:, :beams].any()):
-            first = slice(None), slice(beams)
-            texts = _extend(running.records, parents[first], tokens[first], first_row, length)
-            _keep_best(finished, scores[first], texts, ends[first], is_open, config, new_tokens)
+        finishing = ends & is_among_first  # the others are there to go on when these do not
+        if bool(finishing.any()):
+            texts = _extend(running.records, parents, tokens, first_row, length)
+            _keep_best(finished, scores, texts, finishing, is_open, config, new_tokens)
         best = (scores + HOPELESS * ends).topk(beams, dim=-1)
         parents, tokens = parents.gather(1, best.indices), tokens.gather(1, best.indices)
         running = Texts(best.values, _extend(running.records, parents, tokens, first_row, length))
@@ -146,15 +148,19 @@ def _no_texts(running: Texts) -> Finished:
     return Finished(scores, running.records.clone(), torch.zeros_like(scores, dtype=torch.bool))
 
 
+def _count(run: Run) -> int:
+    """K: with every beam's end tokens among the candidates, at least k others are left."""
+    ends = 0 if run.request.eos is None else len(run.request.eos)
+    return run.request.config.num_beams * max(2, 1 + ends)
+
+
 def _candidates(run: Run, log_p: Tensor, running: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Scores, parents (beam 0 … k-1) and tokens of the K candidates of each source, [S, K] each.
 
     log_p: [S · k, V]; running: [S, k], the scores of the texts that are continued.
     """
     sources, beams = running.shape
-    vocabulary = log_p.shape[1]
-    ends = 0 if run.request.eos is None else len(run.request.eos)
-    count = beams * max(2, 1 + ends)
+    vocabulary, count = log_p.shape[1], _count(run)
     if not run.request.config.do_sample and vocabulary >= WIDE:
         # the K best of all beams are among the K best of each
         values, tokens = topk(log_p, count)  # [S · k, K]
@@ -194,20 +200,20 @@ def _keep_best(
     finished: Finished,
     scores: Tensor,
     texts: Tensor,
-    ends: Tensor,
+    finishing: Tensor,
     is_open: Tensor,
     config: GenerationConfig,
     new_tokens: int,
 ) -> None:
-    """Let the texts that end here compete with those in `finished`, which is changed: [S, k] each."""
-    eligible = ends & is_open[:, None]
+    """Let the candidates [S, K] that finish compete with the texts in `finished`, which is changed."""
+    eligible = finishing & is_open[:, None]
     if config.early_stopping is True:
         eligible &= ~finished.done.all(dim=1, keepdim=True)
     final = scores / new_tokens**config.length_penalty + HOPELESS * ~eligible
-    best = torch.cat((finished.scores, final), dim=1).topk(scores.shape[1], dim=-1)
+    best = torch.cat((finished.scores, final), dim=1).topk(config.num_beams, dim=-1)
     finished.scores = best.values
     finished.records = _take(torch.cat((finished.records, texts), dim=1), best.indices)
-    finished.done = torch.cat((finished.done, ends), dim=1).gather(1, best.indices)
+    finished.done = torch.cat((finished.done, finishing), dim=1).gather(1, best.indices)
 
 
 def _can_improve(
