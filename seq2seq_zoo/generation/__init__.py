@@ -12,6 +12,7 @@ from seq2seq_zoo.generation.outputs import (
     GenerateBeamEncoderDecoderOutput,
     GenerateDecoderOnlyOutput,
     GenerateEncoderDecoderOutput,
+    GenerateOutput,
 )
 from seq2seq_zoo.generation.processors import LogitsProcessor, LogitsProcessorList
 from seq2seq_zoo.generation.protocol import Decoding, GenerativeModel, StepOutput
@@ -23,6 +24,7 @@ __all__ = [
     "GenerateBeamEncoderDecoderOutput",
     "GenerateDecoderOnlyOutput",
     "GenerateEncoderDecoderOutput",
+    "GenerateOutput",
     "GenerationConfig",
     "GenerativeModel",
     "LogitsProcessor",

@@ -19,6 +19,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from seq2seq_zoo.checkpoint import resolve_file, write_json_atomically
 from seq2seq_zoo.errors import CheckpointError, GenerationError
 from seq2seq_zoo.generation.ranges import RANGES
 
@@ -278,8 +279,6 @@ class GenerationConfig:
         Raises CheckpointError for a missing or damaged file, GenerationError for an option out of its
         range.
         """
-        from seq2seq_zoo.checkpoint import resolve_file
-
         path = resolve_file(
             where,
             config_file_name,
@@ -304,8 +303,6 @@ class GenerationConfig:
 
     def save_pretrained(self, directory: str | os.PathLike[str], config_file_name: str = FILE_NAME) -> None:
         """Write generation_config.json into `directory`, which is made if need be."""
-        from seq2seq_zoo.checkpoint import write_json_atomically
-
         folder = Path(directory)
         if folder.is_file():
             raise GenerationError(f"save_pretrained needs a directory, but {folder} is a file")

@@ -46,7 +46,9 @@ def draw_options(draw, name, prompt_length):
         options["max_new_tokens"] = draw.randint(1, 14)
     elif maybe():
         options["max_length"] = prompt_length + draw.randint(2, 14)
-    new_tokens = options.get("max_new_tokens") or options.get("max_length", prompt_length + 20) - prompt_length
+    new_tokens = (
+        options.get("max_new_tokens") or options.get("max_length", prompt_length + 20) - prompt_length
+    )
     if maybe():
         options["min_new_tokens"] = draw.randint(0, new_tokens)
     elif maybe():
@@ -56,15 +58,17 @@ def draw_options(draw, name, prompt_length):
     if maybe():
         options["no_repeat_ngram_size"] = draw.randint(1, 3)
     if maybe():
-        options["bad_words_ids"] = [tokens(draw.randint(1, 3)) for _ in range(draw.randint(1, 12))] + [[EOS[name]]]
+        options["bad_words_ids"] = [tokens(draw.randint(1, 3)) for _ in range(draw.randint(1, 12))] + [
+            [EOS[name]]
+        ]
     if maybe(0.2):
-        options["forced_bos_token_id"] = draw.randrange(3, 40)
+        options["forced_bos_token_id"] = draw.randrange(3, 20)
     if maybe(0.2):
         options["forced_eos_token_id"] = draw.choice([EOS[name], [EOS[name], 7]])
     if maybe(0.2):
-        options["suppress_tokens"] = tokens(4)
+        options["suppress_tokens"] = draw.sample(range(20, 40), 4)  # never what is forced
     if maybe(0.2):
-        options["begin_suppress_tokens"] = tokens(4)
+        options["begin_suppress_tokens"] = draw.sample(range(20, 40), 4)
     if maybe(0.2):
         options["repetition_penalty"] = draw.choice([0.8, 1.3])
     if maybe(0.2) and options["num_beams"] == 1:  # with beams the oracle treats the wrong rows
@@ -116,7 +120,9 @@ def assert_equal(mine, other, name):
             assert_equal(a, b, name)
     else:
         assert mine.dtype == other.dtype, name
-        torch.testing.assert_close(mine, other, rtol=0, atol=0, equal_nan=True, msg=lambda text: f"{name}: {text}")
+        torch.testing.assert_close(
+            mine, other, rtol=0, atol=0, equal_nan=True, msg=lambda text: f"{name}: {text}"
+        )
 
 
 def run_both(model, ids, mask, options, seed):
@@ -124,7 +130,9 @@ def run_both(model, ids, mask, options, seed):
     for side in (model, model.oracle):
         torch.manual_seed(seed)
         outcomes.append(
-            side.generate(ids.clone(), attention_mask=mask, return_dict_in_generate=True, output_scores=True, **options)
+            side.generate(
+                ids.clone(), attention_mask=mask, return_dict_in_generate=True, output_scores=True, **options
+            )
         )
     return outcomes
 
@@ -146,7 +154,9 @@ def test_sampling_draws_the_oracles_tokens(models, seed):
     options = draw_options(draw, name, ids.shape[1] if name == "gpt2" else 1) | draw_sampling(draw)
     options.pop("encoder_repetition_penalty", None)
     options["num_beams"] = draw.choice([1, 1, 2, 3])
-    options["num_return_sequences"] = draw.randint(1, 3 if options["num_beams"] == 1 else options["num_beams"])
+    options["num_return_sequences"] = draw.randint(
+        1, 3 if options["num_beams"] == 1 else options["num_beams"]
+    )
     assert_same(*run_both(models[name], ids, mask, options, seed))
 
 
@@ -169,7 +179,9 @@ def test_attentions_hidden_states_and_logits(model, beams):
     assert len(ours.logits) == len(ours.scores) > 1
 
 
-@pytest.mark.parametrize("options", [{}, {"num_beams": 3}, {"num_beams": 2, "cache_implementation": "dynamic"}])
+@pytest.mark.parametrize(
+    "options", [{}, {"num_beams": 3}, {"num_beams": 2, "cache_implementation": "dynamic"}]
+)
 def test_without_cache(model, options):
     ids = torch.tensor([[5, 6, 7, 8], [9, 10, 11, 12]])
     cached, _ = both(model, ids, **options)
@@ -219,7 +231,9 @@ def test_embeddings_and_encoder_outputs_stand_for_ids(models, name):
     ids = torch.tensor([[5, 6, 7, 8], [9, 10, 11, 12]])
     embed = model.oracle.get_input_embeddings()
     expected = model.oracle.generate(ids, num_beams=3)
-    assert torch.equal(model.generate(inputs_embeds=embed(ids) * getattr(embed, "scale", 1), num_beams=3), expected)
+    assert torch.equal(
+        model.generate(inputs_embeds=embed(ids) * getattr(embed, "scale", 1), num_beams=3), expected
+    )
     with torch.no_grad():
         outputs = model.oracle.get_encoder()(ids)
     hidden = outputs.last_hidden_state.clone()
@@ -232,7 +246,11 @@ def test_embeddings_as_a_decoders_prompt(models):
     model = models["gpt2"]
     ids = torch.tensor([[5, 6, 7, 8], [9, 10, 11, 12]])
     embeds = model.oracle.get_input_embeddings()(ids)
-    for options in ({"max_new_tokens": 6}, {"max_length": 12}, {"max_length": 12, "num_beams": 3, "min_length": 9}):
+    for options in (
+        {"max_new_tokens": 6},
+        {"max_length": 12},
+        {"max_length": 12, "num_beams": 3, "min_length": 9},
+    ):
         ours, theirs = both(model, inputs_embeds=embeds.detach(), **options)
         assert torch.equal(ours, theirs)
         ours, theirs = both(model, ids, inputs_embeds=embeds.detach(), **options)
@@ -255,7 +273,9 @@ def test_the_mask_is_inferred_from_padding(model, models):
 
 def test_without_padding_token_rows_end_in_the_end_token(models):
     ids = torch.tensor([[5, 6, 7, 8], [9, 10, 11, 12], [4, 4, 4, 4]])
-    ours, theirs = both(models["mvp"], ids, pad_token_id=None, min_length=0, attention_mask=torch.ones_like(ids))
+    ours, theirs = both(
+        models["mvp"], ids, pad_token_id=None, min_length=0, attention_mask=torch.ones_like(ids)
+    )
     assert torch.equal(ours, theirs)
 
 
