@@ -1,1 +1,58 @@
-"""."""
+"""Text to ids and back.
+
+    text ──cut at added tokens──▶ segments ──piece model──▶ pieces ──vocabulary──▶ ids
+         ──special tokens, truncation, padding──▶ BatchEncoding
+
+Two kinds of tokenizer share one surface (`base`). In a `PieceTokenizer` (`pieces`) the piece model is a
+library and the rest is Python, as in the slow tokenizers of transformers 4.x; in a `BackendTokenizer`
+(`backend`) the whole line runs inside `tokenizers`, which also knows offsets. The families are
+`byte_level_bpe` (MVP, RoBERTa, BART) and `t5` (mT5, T5); `auto` chooses among them.
+
+Reading order: encoding, options, special_tokens, base, pieces, backend, byte_level_bpe, spiece, t5, files,
+auto. The names below are loaded when first used, so that importing this package loads no tokenizer library.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .auto import AutoTokenizer as AutoTokenizer
+    from .base import Tokenizer as Tokenizer
+    from .byte_level_bpe import MvpTokenizer as MvpTokenizer
+    from .byte_level_bpe import MvpTokenizerFast as MvpTokenizerFast
+    from .byte_level_bpe import RobertaTokenizer as RobertaTokenizer
+    from .encoding import BatchEncoding as BatchEncoding
+    from .t5 import MT5Tokenizer as MT5Tokenizer
+    from .t5 import MT5TokenizerFast as MT5TokenizerFast
+
+_MODULES = {
+    "AutoTokenizer": "auto",
+    "BatchEncoding": "encoding",
+    "MT5Tokenizer": "t5",
+    "MT5TokenizerFast": "t5",
+    "MvpTokenizer": "byte_level_bpe",
+    "MvpTokenizerFast": "byte_level_bpe",
+    "RobertaTokenizer": "byte_level_bpe",
+    "Tokenizer": "base",
+}
+
+__all__ = [
+    "AutoTokenizer",
+    "BatchEncoding",
+    "MT5Tokenizer",
+    "MT5TokenizerFast",
+    "MvpTokenizer",
+    "MvpTokenizerFast",
+    "RobertaTokenizer",
+    "Tokenizer",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

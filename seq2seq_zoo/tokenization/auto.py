@@ -1,0 +1,116 @@
+"""AutoTokenizer: from files to the class that reads them.
+
+Asked in turn: `tokenizer_class` in tokenizer_config.json, `tokenizer_class` and `model_type` in config.json,
+and at last which vocabulary files there are.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any, NamedTuple
+
+from seq2seq_zoo.errors import TokenizerError
+
+from .base import Tokenizer
+from .byte_level_bpe import MvpTokenizer, MvpTokenizerFast
+from .files import CONFIG, Place
+from .t5 import MT5Tokenizer, MT5TokenizerFast
+
+
+class _Family(NamedTuple):
+    python: type[Tokenizer]
+    fast: type[Tokenizer]
+
+
+_BYTE_LEVEL_BPE = _Family(MvpTokenizer, MvpTokenizerFast)
+_T5 = _Family(MT5Tokenizer, MT5TokenizerFast)
+
+CLASSES = {
+    "BartTokenizer": _BYTE_LEVEL_BPE,
+    "MvpTokenizer": _BYTE_LEVEL_BPE,
+    "RobertaTokenizer": _BYTE_LEVEL_BPE,
+    "MT5Tokenizer": _T5,
+    "T5Tokenizer": _T5,
+}
+"""tokenizer_class, without a final "Fast" → classes."""
+
+MODEL_TYPES = {
+    "bart": _BYTE_LEVEL_BPE,
+    "mega": _BYTE_LEVEL_BPE,
+    "mvp": _BYTE_LEVEL_BPE,
+    "roberta": _BYTE_LEVEL_BPE,
+    "mt5": _T5,
+    "t5": _T5,
+}
+"""model_type of config.json → classes."""
+
+VOCABULARIES = {
+    ("vocab.json", "merges.txt"): _BYTE_LEVEL_BPE,
+    ("spiece.model",): _T5,
+}
+"""Vocabulary files → classes."""
+
+# Names that say which library reads a tokenizer.json and nothing about the family.
+_GENERIC = ("PreTrainedTokenizer", "TokenizersBackend")
+
+
+class AutoTokenizer:
+    """Chooses a tokenizer class; not to be instantiated."""
+
+    def __new__(cls) -> AutoTokenizer:
+        raise TypeError("AutoTokenizer has no instances; use AutoTokenizer.from_pretrained(where)")
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        where: str | os.PathLike[str],
+        *,
+        use_fast: bool = True,
+        revision: str | None = None,
+        subfolder: str = "",
+        cache_dir: str | os.PathLike[str] | None = None,
+        token: str | bool | None = None,
+        local_files_only: bool = False,
+        **settings: Any,
+    ) -> Tokenizer:
+        """The tokenizer at `where`, of the class its files name; arguments as for the classes' own
+        `from_pretrained`.
+
+        `use_fast` chooses the class that runs inside `tokenizers`. Files that name a class or a model type
+        which is not here raise TokenizerError.
+        """
+        place = Place(where, revision, subfolder, cache_dir, token, local_files_only)
+        family, named_fast = _family(place)
+        # A file names a Fast class where it cannot be read by the other one.
+        return (family.fast if use_fast or named_fast else family.python)._from_place(place, settings)
+
+
+def _family(place: Place) -> tuple[_Family, bool]:
+    config = place.json("config.json")
+    for source in (place.json(CONFIG), config):
+        name = source.get("tokenizer_class")
+        if name is None:
+            continue
+        plain = str(name).removesuffix("Fast")
+        if plain in CLASSES:
+            return CLASSES[plain], plain != name
+        if plain not in _GENERIC:
+            raise TokenizerError(
+                f"{os.fspath(place.where)}: tokenizer_class is {name!r}; known are {', '.join(CLASSES)}, "
+                "each also with Fast"
+            )
+    model_type = config.get("model_type")
+    if model_type in MODEL_TYPES:
+        return MODEL_TYPES[model_type], False
+    if model_type is not None:
+        raise TokenizerError(
+            f"{os.fspath(place.where)}: no tokenizer is known for model_type {model_type!r}; known are "
+            f"{', '.join(MODEL_TYPES)}"
+        )
+    for names, family in VOCABULARIES.items():
+        if all(place.path(name) is not None for name in names):
+            return family, False
+    raise TokenizerError(
+        f"{os.fspath(place.where)}: nothing says which tokenizer this is; tokenizer_config.json "
+        f"should have a tokenizer_class, one of {', '.join(CLASSES)}"
+    )
