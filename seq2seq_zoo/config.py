@@ -202,6 +202,11 @@ class Config:
             self.label2id = {label: number for number, label in self.id2label.items()}
 
     @property
+    def saved_by_5(self) -> bool:
+        """Whether transformers 5.x wrote this config: some of its values then mean something else."""
+        return str(self.extra.get("transformers_version", "")).startswith("5.")
+
+    @property
     def use_return_dict(self) -> bool:
         """Whether a forward pass returns an output object where the caller does not say."""
         return self.return_dict

@@ -3,13 +3,12 @@
 True means "may attend". The mask is [B or 1, 1, L, P + S]: L queries, and S keys behind P columns of a prefix
 prompt, which everybody may see. Three rules compose here:
 
-    padding     a key that is padding is attended by nobody (either side; holes; or a [B, L, S] mask of one's
-                own,
-                which is how packed rows keep to themselves)
+    padding     a key that is padding is attended by nobody (either side; holes; or a [B, L, S] mask
+                of one's own, which is how packed rows keep to themselves)
     causality   query i, standing at position `past` + i, sees keys at positions up to its own
-    nobody      a query that may attend to nothing is let attend to everything: its result means nothing, and
-                nobody
-                attends to it, but it is finite, in every implementation of attention
+    nobody      a query that may attend to nothing is let attend to itself (to everything, where it is not among
+                the keys): its result means nothing, and nobody attends to it, but it is finite, and the same in
+                every implementation of attention and in steps of any size
 
     padding [1 1 0], causal, past 0           past 2, one query
         keys   0 1 2                              keys   0 1 2
@@ -73,9 +72,9 @@ def may_attend(
         # [B, S] → [B, 1, 1, S];  [B, L, S] → [B, 1, L, S]
         mask = padding[:, None, None, :] if padding.dim() == 2 else padding
         mask = mask[:, None] if mask.dim() == 3 else mask
+    query_at = torch.arange(past, past + queries, device=device)[:, None]
+    key_at = torch.arange(keys, device=device)
     if causal and queries > 1:
-        query_at = torch.arange(past, past + queries, device=device)[:, None]
-        key_at = torch.arange(keys, device=device)
         causality = (key_at <= query_at)[None, None]  # [1, 1, L, S]
         mask = causality if mask is None else mask & causality
     if mask is None:
@@ -85,5 +84,6 @@ def may_attend(
     if (
         padding is not None and not prefix
     ):  # causality alone lets every query see itself, a prefix is seen by all
-        mask = mask | ~mask.any(-1, keepdim=True)
+        nobody = ~mask.any(-1, keepdim=True)
+        mask = mask | (nobody & (key_at == query_at) if causal else nobody)
     return mask

@@ -12,6 +12,7 @@ A family's classes say four things about themselves, and the rest is here:
 from __future__ import annotations
 
 import copy
+import json
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal, TypeVar, overload
@@ -19,7 +20,15 @@ from typing import Any, ClassVar, Literal, TypeVar, overload
 import torch
 from torch import Tensor, nn
 
-from ..checkpoint import KeyMap, LoadReport, load_weights, open_weights, resolve_file, save_weights
+from ..checkpoint import (
+    KeyMap,
+    LoadReport,
+    Weights,
+    load_weights,
+    open_weights,
+    resolve_file,
+    save_weights,
+)
 from ..config import Config, Place, dtype_named, read_config
 from ..errors import CheckpointError, ConfigError
 from ..generation import Decoding, GenerateOutput, GenerationConfig, generate
@@ -56,6 +65,10 @@ class Model(nn.Module):
     def key_map(cls, config: Any) -> KeyMap:
         """The two-way map between the keys of the hub's layout and this class's parameter names."""
         raise TypeError(f"{cls.__name__} does not say how its checkpoints are laid out")
+
+    @classmethod
+    def settle_config(cls, config: Any, weights: Weights) -> None:
+        """Correct a checkpoint's config where only its weights tell what was meant. Most families have no need."""
 
     def initial_std(self, name: str) -> float:
         """The standard deviation with which the part of this name starts."""
@@ -160,6 +173,7 @@ class Model(nn.Module):
         else:
             chosen = dtype_named(wanted)
         weights = open_weights(where, **hub)
+        cls.settle_config(cfg, weights)
         with torch.device("meta"):
             model = cls(cfg)
         report = load_weights(
@@ -210,9 +224,16 @@ class Model(nn.Module):
         config = copy.deepcopy(self.config)
         config.architectures = [type(self).__name__]
         config.dtype = self.dtype
-        save_weights(self, type(self).key_map(self.config), directory, max_shard_size=max_shard_size)
-        config.save_pretrained(directory)
-        self.generation_config.save_pretrained(directory)
+        save_weights(
+            self,
+            type(self).key_map(self.config),
+            directory,
+            max_shard_size=max_shard_size,
+            also={
+                "config.json": json.loads(config.to_json_string()),
+                "generation_config.json": json.loads(self.generation_config.to_json_string()),
+            },
+        )
 
     # ---- parts and properties ----
 

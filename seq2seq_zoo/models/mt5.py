@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from ..checkpoint import Alias, Drop, KeyMap, Rules, renames
+from ..checkpoint import Alias, Drop, KeyMap, Rules, Weights, renames
 from ..config import Config, not_negative, positive, probability
 from ..errors import ConfigError
 from ..layers.activations import ACTIVATIONS
@@ -131,8 +131,8 @@ class MT5Config(Config):
         exact = self.relative_attention_num_buckets // 2  # of the decoder, which has the most
         if self.relative_attention_max_distance <= exact:
             raise ConfigError(
-                f"relative_attention_max_distance is {self.relative_attention_max_distance}; it must "
-                f"be above {exact}, half of relative_attention_num_buckets: so many distances have their own bucket"
+                f"relative_attention_max_distance is {self.relative_attention_max_distance}; it must be above "
+                f"{exact}, half of relative_attention_num_buckets: nearer distances have their own bucket"
             )
 
 
@@ -321,6 +321,9 @@ class MT5ForConditionalGeneration(_MT5Head, Seq2SeqLM):
     """mT5 that writes: scores of the next token.
 
     logits = W x with a head of its own; with tied vectors, E x / √D (Mesh TensorFlow's scaling).
+
+    transformers 5.x writes tie_word_embeddings=true into every config, tied or not, and does not scale; its
+    checkpoints are read as they are meant: tied where no head is stored, and not scaled.
     """
 
     def __init__(self, config: MT5Config) -> None:
@@ -335,8 +338,13 @@ class MT5ForConditionalGeneration(_MT5Head, Seq2SeqLM):
         head = renames("lm_head.weight -> lm_head.weight")
         return KeyMap(body_rules(config).under(ours="model.") + head, base_prefix=PREFIX)
 
+    @classmethod
+    def settle_config(cls, config: MT5Config, weights: Weights) -> None:
+        if config.saved_by_5 and "lm_head.weight" in weights:
+            config.tie_word_embeddings = False
+
     def scores(self, x: Tensor) -> Tensor:
-        if self.config.tie_word_embeddings:
+        if self.config.tie_word_embeddings and not self.config.saved_by_5:
             x = x * self.config.d_model**-0.5
         return self.lm_head(x)  # type: ignore[no-any-return]
 

@@ -326,6 +326,11 @@ class MvpForConditionalGeneration(_MvpHead, Seq2SeqLM):
         """)
         return KeyMap(BODY_OF_A_HEAD + head, base_prefix=PREFIX)
 
+    def _initialise(self, name: str, module: nn.Module) -> None:
+        super()._initialise(name, module)
+        if module is self:
+            self.final_logits_bias.zero_()
+
     def scores(self, x: Tensor) -> Tensor:
         return self.lm_head(x) + self.final_logits_bias  # type: ignore[no-any-return]
 
