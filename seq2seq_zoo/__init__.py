@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from .errors import ConfigError as ConfigError
     from .errors import GenerationError as GenerationError
     from .errors import MissingExtraError as MissingExtraError
+    from .errors import PipelineError as PipelineError
     from .errors import TokenizerError as TokenizerError
     from .errors import ZooError as ZooError
     from .generation import GenerationConfig as GenerationConfig
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from .models.mt5 import MT5ForConditionalGeneration as MT5ForConditionalGeneration
     from .models.mvp import MvpConfig as MvpConfig
     from .models.mvp import MvpForConditionalGeneration as MvpForConditionalGeneration
-    from .pipeline import pipeline as pipeline
+    from .pipelines import pipeline as pipeline
 
 __version__ = "0.1.0"
 
@@ -55,7 +56,7 @@ _NAMES = {
         GenerateDecoderOnlyOutput GenerateEncoderDecoderOutput GenerateBeamDecoderOnlyOutput
         GenerateBeamEncoderDecoderOutput
     """,
-    "pipeline": "pipeline",
+    "pipelines": "pipeline",
 }
 _HOME = {name: module for module, names in _NAMES.items() for name in names.split()}
 

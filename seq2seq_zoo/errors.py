@@ -25,5 +25,9 @@ class GenerationError(ZooError, ValueError):
     """An argument of `generate` is unknown, out of range, or does not fit the others."""
 
 
+class PipelineError(ZooError, ValueError):
+    """An argument of `pipeline`, or of what it returns, is unknown or does not fit the others."""
+
+
 class MissingExtraError(ZooError, ImportError):
     """An optional library is needed; the message names the extra that installs it."""
