@@ -9,6 +9,7 @@ must be.
 from __future__ import annotations
 
 import copy
+import functools
 import json
 import os
 from collections.abc import Mapping
@@ -42,18 +43,26 @@ def dtype_named(value: object, field: str = "dtype") -> torch.dtype:
     return found
 
 
+LARGEST = 2**63 - 1
+"""The largest size or id that a tensor can have."""
+
+
 def positive(config: Config, *names: str) -> None:
-    """Refuse fields that are not at least 1."""
-    for name in names:
-        if getattr(config, name) < 1:
-            raise ConfigError(f"{name} is {getattr(config, name)}; it must be at least 1")
+    """Refuse fields that are not at least 1, among them NaN and infinity."""
+    _at_least(1, config, names)
 
 
 def not_negative(config: Config, *names: str) -> None:
-    """Refuse fields below 0."""
+    """Refuse fields that are not at least 0, among them NaN and infinity."""
+    _at_least(0, config, names)
+
+
+def _at_least(least: int, config: Config, names: tuple[str, ...]) -> None:
     for name in names:
-        if getattr(config, name) < 0:
-            raise ConfigError(f"{name} is {getattr(config, name)}; it must be at least 0")
+        value = getattr(config, name)
+        if not least <= value <= LARGEST:  # NaN compares false with everything
+            limit = f"at most {LARGEST}" if value > LARGEST else f"at least {least}"
+            raise ConfigError(f"{name} is {value}; it must be {limit}")
 
 
 def probability(config: Config, *names: str) -> None:
@@ -77,6 +86,14 @@ def divides(config: Config, divisor: str, whole: str) -> None:
         )
 
 
+def in_vocabulary(config: Config, *names: str) -> None:
+    """Refuse token ids that the vocabulary does not have; None is none."""
+    for name in names:
+        value, size = getattr(config, name), config.vocab_size
+        if value is not None and value >= size:
+            raise ConfigError(f"{name} is {value}; it must be below vocab_size, {size}")
+
+
 class Config:
     """What all configs share. A family's config adds its own fields.
 
@@ -85,8 +102,8 @@ class Config:
     """
 
     model_type: ClassVar[str] = ""
-    accepts: ClassVar[tuple[str, ...]] = ()
-    """Model types of other families whose checkpoints this one can hold."""
+    accepts: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    """Model types of other families whose checkpoints this one can hold, with the defaults that differ."""
     aliases: ClassVar[Mapping[str, str]] = {}
     derived: ClassVar[Mapping[str, tuple[str, ...]]] = {}
 
@@ -114,33 +131,36 @@ class Config:
     extra: dict[str, Any]
     """Keys of a config.json that are not fields here."""
 
-    def __init__(self, **values: Any) -> None:
+    def __init__(self, /, **values: Any) -> None:
         object.__setattr__(self, "extra", {})
         for name in self.fields():
             object.__setattr__(self, name, copy.copy(getattr(type(self), name)))
         labels = values.pop("num_labels", None)
-        own = {name: value for name, value in values.items() if name not in self.aliases}
+        own = {name: value for name, value in values.items() if self.own_name(name) == name}
         for name, value in values.items():
-            if name in self.aliases and self.aliases[name] not in own:
-                own[self.aliases[name]] = value
+            own.setdefault(self.own_name(name), value)
         for name, value in own.items():
             setattr(self, name, value)
-        if labels is not None and not (values.get("id2label") and len(values["id2label"]) == labels):
-            self.num_labels = labels
-        elif self.id2label is None:
-            self.num_labels = 2
-        elif self.label2id is None:
+        if labels is not None or self.id2label is None:
+            self.num_labels = 2 if labels is None else labels
+        if self.label2id is None and self.id2label is not None:
             self.label2id = {label: number for number, label in self.id2label.items()}
         self.derive()
         self.check()
 
     @classmethod
-    def fields(cls) -> dict[str, Any]:
+    @functools.cache
+    def fields(cls) -> Mapping[str, Any]:
         """Field name → type, in order of declaration."""
         hints = get_type_hints(cls)
         return {
             name: kind for name, kind in hints.items() if get_origin(kind) is not ClassVar and name != "extra"
         }
+
+    @classmethod
+    def own_name(cls, name: str) -> str:
+        """The field that a name stands for: itself, unless it is an alias."""
+        return "dtype" if name == "torch_dtype" else cls.aliases.get(name, name)
 
     def derive(self) -> None:
         """Fill fields that follow from others. Families override it."""
@@ -165,11 +185,14 @@ class Config:
     # ---- names ----
 
     def __setattr__(self, name: str, value: Any) -> None:
-        name = self.aliases.get(name, name)
-        if name in ("dtype", "torch_dtype"):
-            name, value = "dtype", None if value is None else dtype_named(value)
-        elif name == "id2label" and isinstance(value, Mapping):
+        name = self.own_name(name)
+        if name == "dtype" and value is not None:
+            value = dtype_named(value)
+        elif name == "id2label" and value is not None:
             value = _labels_by_number(value)
+        elif name == "model_type":
+            _check_model_type(type(self), value)
+            return
         if name in self.fields() or isinstance(getattr(type(self), name, None), property):
             object.__setattr__(self, name, value)
         else:
@@ -179,10 +202,8 @@ class Config:
         # Reached only where there is no such field: an alias, or a key kept from a config.json.
         if name.startswith("__"):
             raise AttributeError(name)
-        if name in type(self).aliases:
-            return getattr(self, type(self).aliases[name])
-        if name == "torch_dtype":
-            return self.dtype
+        if self.own_name(name) != name:
+            return getattr(self, self.own_name(name))
         extra = self.__dict__.get("extra", {})
         if name in extra:
             return extra[name]
@@ -206,31 +227,22 @@ class Config:
         """Whether transformers 5.x wrote this config: some of its values then mean something else."""
         return str(self.extra.get("transformers_version", "")).startswith("5.")
 
-    @property
-    def use_return_dict(self) -> bool:
-        """Whether a forward pass returns an output object where the caller does not say."""
-        return self.return_dict
-
     # ---- to and from files ----
 
     @classmethod
     def from_dict(cls: type[ConfigT], values: Mapping[str, Any], **overrides: Any) -> ConfigT:
         """A config from the content of a config.json; overrides win, also over what was derived from old
         values."""
+        if not isinstance(values, Mapping):
+            raise ConfigError(f"a config is made from an object, not from a {type(values).__name__}")
         found = values.get("model_type", cls.model_type)
-        if found not in (cls.model_type, *cls.accepts):
-            wanted = " or ".join(repr(name) for name in (cls.model_type, *cls.accepts))
-            raise ConfigError(f"model_type is {found!r}; {cls.__name__} reads {wanted}")
-        merged = {key: value for key, value in values.items() if key != "model_type"}
+        _check_model_type(cls, found)
+        merged = {**cls.accepts.get(found, {}), **values}
         for name in overrides:
-            for stale in cls.derived.get(cls.aliases.get(name, name), ()):
+            own = cls.own_name(name)
+            for stale in (own, *cls.derived.get(own, ())):
                 merged.pop(stale, None)
-            merged.pop(cls.aliases.get(name, name), None)
-            if name == "num_labels":
-                if len(merged.get("id2label") or ()) != overrides[name]:
-                    merged.pop("id2label", None)
-                    merged.pop("label2id", None)
-            elif name == "id2label":
+            if name == "id2label":
                 merged.pop("label2id", None)
                 merged.pop("num_labels", None)
         return cls(**{**merged, **overrides})
@@ -285,7 +297,7 @@ class Config:
         write_json_atomically(Path(directory) / "config.json", json.loads(self.to_json_string()))
 
     def __eq__(self, other: object) -> bool:
-        return type(other) is type(self) and other.to_dict() == self.to_dict()  # type: ignore[attr-defined]
+        return type(other) is type(self) and other.to_dict() == self.to_dict()
 
     __hash__ = None  # type: ignore[assignment]
 
@@ -299,18 +311,27 @@ def read_config(where: Place, **options: Any) -> dict[str, Any]:
     assert path is not None  # a required file is found or refused
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as problem:
+    except (OSError, ValueError, RecursionError) as problem:
         raise ConfigError(f"{path} is not a readable JSON file: {problem}") from problem
     if not isinstance(values, dict):
         raise ConfigError(f"{path} holds a JSON {type(values).__name__}; it must hold an object")
     return values
 
 
-def _labels_by_number(labels: Mapping[Any, Any]) -> dict[int, str]:
+def _check_model_type(cls: type[Config], found: object) -> None:
+    known = (cls.model_type, *cls.accepts)
+    if found not in known:
+        raise ConfigError(f"model_type is {found!r}; {cls.__name__} reads {' or '.join(map(repr, known))}")
+
+
+def _labels_by_number(labels: Any) -> dict[int, str]:
     try:
-        return {int(number): label for number, label in labels.items()}
-    except (TypeError, ValueError) as problem:
-        raise ConfigError(f"id2label is {dict(labels)!r}; its keys must be whole numbers") from problem
+        by_number = {int(number): label for number, label in labels.items()}
+    except (AttributeError, OverflowError, TypeError, ValueError):
+        by_number = {}
+    if not by_number or not all(isinstance(label, str) for label in by_number.values()):
+        raise ConfigError(f"id2label is {labels!r}; it must name at least one label, each by a whole number")
+    return by_number
 
 
 def _plain_labels(labels: dict[int, str] | None) -> int:

@@ -19,7 +19,7 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from ..checkpoint import Alias, Drop, KeyMap, Rules, Weights, renames
-from ..config import Config, not_negative, positive, probability
+from ..config import Config, in_vocabulary, not_negative, positive, probability
 from ..errors import ConfigError
 from ..layers.activations import ACTIVATIONS
 from ..layers.attention import Attention
@@ -118,6 +118,7 @@ class MT5Config(Config):
         positive(self, "vocab_size", "d_model", "d_kv", "d_ff", "num_heads")
         not_negative(self, "num_layers", "num_decoder_layers", "layer_norm_epsilon", "initializer_factor")
         probability(self, "dropout_rate", "classifier_dropout")
+        in_vocabulary(self, "pad_token_id")
         if self.dense_act_fn not in ACTIVATIONS:
             raise ConfigError(
                 f"feed_forward_proj is {self.feed_forward_proj!r} with the activation {self.dense_act_fn!r}; "

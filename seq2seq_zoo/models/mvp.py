@@ -24,8 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from ..checkpoint import Alias, KeyMap, Rules, renames
-from ..config import Config, divides, known_activation, not_negative, positive, probability
-from ..errors import ConfigError
+from ..config import Config, divides, in_vocabulary, known_activation, not_negative, positive, probability
 from ..layers.activations import ACTIVATIONS
 from ..layers.attention import Attention
 from ..layers.embedding import InputEmbedding
@@ -58,7 +57,9 @@ class MvpConfig(Config):
     """Configuration of the MVP classes; the defaults are RUCAIBox/mvp's."""
 
     model_type = "mvp"
-    accepts = ("bart",)
+    accepts: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "bart": {"vocab_size": 50265, "id2label": {number: f"LABEL_{number}" for number in range(3)}},
+    }
     aliases: ClassVar[Mapping[str, str]] = {
         "hidden_size": "d_model",
         "num_attention_heads": "encoder_attention_heads",
@@ -128,10 +129,7 @@ class MvpConfig(Config):
         divides(self, "encoder_attention_heads", "d_model")
         divides(self, "decoder_attention_heads", "d_model")
         known_activation(self, "activation_function")
-        if self.pad_token_id is not None and self.pad_token_id >= self.vocab_size:
-            raise ConfigError(
-                f"pad_token_id is {self.pad_token_id}; it must be below vocab_size, {self.vocab_size}"
-            )
+        in_vocabulary(self, "pad_token_id")
 
 
 # ---- the parts list ----
