@@ -17,6 +17,8 @@ from seq2seq_zoo.generation.outputs import (
 from seq2seq_zoo.generation.processors import LogitsProcessor, LogitsProcessorList
 from seq2seq_zoo.generation.protocol import Decoding, GenerativeModel, StepOutput
 from seq2seq_zoo.generation.stopping import StoppingCriteria, StoppingCriteriaList
+from seq2seq_zoo.generation.streamers import TextIteratorStreamer, TextStreamer
+from seq2seq_zoo.generation.transitions import compute_transition_scores
 
 __all__ = [
     "Decoding",
@@ -32,5 +34,8 @@ __all__ = [
     "StepOutput",
     "StoppingCriteria",
     "StoppingCriteriaList",
+    "TextIteratorStreamer",
+    "TextStreamer",
+    "compute_transition_scores",
     "generate",
 ]

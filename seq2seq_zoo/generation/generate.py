@@ -26,6 +26,7 @@ _ARGUMENTS = (
     "stopping_criteria",
     "prefix_allowed_tokens_fn",
     "streamer",
+    "tokenizer",
     "synced_gpus",
     "use_model_defaults",
 )
@@ -41,6 +42,7 @@ def generate(
     stopping_criteria: Iterable[Callable[[Tensor, Any], Any]] | None = None,
     prefix_allowed_tokens_fn: Callable[[int, Tensor], Iterable[int]] | None = None,
     streamer: Any = None,
+    tokenizer: Any = None,
     synced_gpus: bool | None = None,
     use_model_defaults: bool | None = None,
     **kwargs: Any,
@@ -53,6 +55,7 @@ def generate(
     stopping_criteria: callables (ids [R, L], scores of the steps so far) → bool or [R].
     prefix_allowed_tokens_fn: (source, ids [L]) → the tokens that may follow.
     streamer: has `put` and `end`; is put the prompt [R, n], then the new tokens [R] of each step.
+    tokenizer: has `decode`; needed for stop_strings.
     synced_gpus: accepted; one process needs no synchronisation.
     use_model_defaults: with generation_config, False leaves out the checkpoint's options, except its
         special tokens.
@@ -85,7 +88,11 @@ def generate(
     processors = make_processors(
         request, vocabularies(model)[1], custom["logits_processor"], prefix_allowed_tokens_fn
     )
-    criteria = make_criteria(request, custom["stopping_criteria"])
+    if config.stop_strings is not None and not callable(getattr(tokenizer, "decode", None)):
+        raise GenerationError(
+            f"stop_strings needs the tokenizer, to decode with, but tokenizer is {tokenizer!r}"
+        )
+    criteria = make_criteria(request, custom["stopping_criteria"], tokenizer)
     trace = Trace.wanted(config, model.is_encoder_decoder)
     prompt = request.prompt.repeat_interleave(request.rows_per_source, dim=0)
     if streamer is not None:

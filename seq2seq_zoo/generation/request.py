@@ -28,7 +28,6 @@ _SPECIAL = ("pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token
 # Documented options and arguments that generate does not offer, and the values that ask for nothing.
 _UNSUPPORTED_OPTIONS: dict[str, tuple[Any, ...]] = {
     "prefill_chunk_size": (None,),
-    "stop_strings": (None,),
     "guidance_scale": (None, 1),
     "token_healing": (False,),
     "watermarking_config": (None,),

@@ -13,7 +13,7 @@ from seq2seq_zoo.generation import warpers as w
 from seq2seq_zoo.generation.outputs import Trace
 from seq2seq_zoo.generation.protocol import Decoding
 from seq2seq_zoo.generation.request import Request
-from seq2seq_zoo.generation.stopping import Criterion, MaxTime, StoppingCriteriaList
+from seq2seq_zoo.generation.stopping import Criterion, MaxTime, StoppingCriteriaList, StopStrings
 
 
 @dataclass
@@ -110,10 +110,13 @@ def _make_warpers(request: Request) -> list[p.Processor]:
     return made
 
 
-def make_criteria(request: Request, custom: list[Criterion]) -> StoppingCriteriaList:
+def make_criteria(request: Request, custom: list[Criterion], tokenizer: Any) -> StoppingCriteriaList:
     """What may stop a row besides its length and its end tokens, which the loops see to themselves."""
     criteria = StoppingCriteriaList()
     if request.config.max_time is not None:
         criteria.append(MaxTime(request.config.max_time))
+    texts = request.config.stop_strings
+    if texts is not None:
+        criteria.append(StopStrings([texts] if isinstance(texts, str) else texts, tokenizer))
     criteria.extend(custom)
     return criteria

@@ -7,7 +7,7 @@ A criterion maps (ids [R, L] so far, scores of the steps so far or None) to bool
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -44,3 +44,26 @@ class MaxTime(StoppingCriteria):
 
     def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> bool:
         return time.monotonic() > self.end
+
+
+class StopStrings(StoppingCriteria):
+    """A row is finished when its last token completes one of the texts, or runs past its end.
+
+    Tokens and texts do not end together ("stop" may come as "sto", "pper"), so the end of the row is
+    decoded with and without its last token: a match must reach beyond what was there before.
+    """
+
+    # tokens of context beyond one a character: what decoding does at its edge stays out of the match
+    MARGIN = 8
+
+    def __init__(self, texts: Sequence[str], tokenizer: Any) -> None:
+        self.texts, self.tokenizer = list(texts), tokenizer
+        self.window = max(map(len, self.texts)) + self.MARGIN
+
+    def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
+        rows = input_ids[:, -self.window :].tolist()
+        return torch.tensor([self._completes(ids) for ids in rows], device=input_ids.device)
+
+    def _completes(self, ids: list[int]) -> bool:
+        text, before = self.tokenizer.decode(ids), len(self.tokenizer.decode(ids[:-1]))
+        return any(text.find(stop, max(0, before - len(stop) + 1)) >= 0 for stop in self.texts)

@@ -7,10 +7,12 @@ import random
 
 import pytest
 import torch
+import transformers
 from oracle_adapter import both, make_mt5
 from transformers import LogitsProcessorList as OracleProcessorList
 from transformers import StoppingCriteriaList as OracleCriteriaList
 
+OLD_ORACLE = transformers.__version__.startswith("4.")
 EOS = {"mvp": 2, "mt5": 1, "gpt2": 2}
 PAD = {"mvp": 1, "mt5": 0, "gpt2": 1}
 
@@ -69,7 +71,8 @@ def draw_options(draw, name, prompt_length):
         options["suppress_tokens"] = draw.sample(range(20, 40), 4)  # never what is forced
     if maybe(0.2):
         options["begin_suppress_tokens"] = draw.sample(range(20, 40), 4)
-    if maybe(0.2):
+    # transformers 5 leaves the padding before a prompt out, 4.57.6 counts it as text
+    if maybe(0.2) and (OLD_ORACLE or name != "gpt2"):
         options["repetition_penalty"] = draw.choice([0.8, 1.3])
     if maybe(0.2) and options["num_beams"] == 1:  # with beams the oracle treats the wrong rows
         options["encoder_repetition_penalty"] = draw.choice([0.8, 1.3])
@@ -80,7 +83,7 @@ def draw_options(draw, name, prompt_length):
         options["sequence_bias"] = {
             tuple(tokens(draw.randint(1, 3))): draw.randrange(-20, 20) / 4 for _ in range(draw.randint(1, 6))
         }
-    if maybe(0.15):
+    if maybe(0.15) and "forced_eos_token_id" not in options:  # the end would score inf - inf
         options["exponential_decay_length_penalty"] = (draw.randint(0, 5), 1.2)
     if maybe(0.15):
         options["renormalize_logits"] = True
@@ -262,7 +265,9 @@ def test_from_the_start_token_alone(models):
     assert torch.equal(ours, theirs)
 
 
-def test_the_mask_is_inferred_from_padding(model, models):
+def test_the_mask_is_inferred_from_padding(model):
+    if model.is_encoder_decoder and not OLD_ORACLE:
+        pytest.skip("transformers 5 does not infer the mask of an encoder-decoder")
     pad = model.generation_config.pad_token_id
     ids = torch.tensor([[5, 6, 7, 8], [pad, pad, 11, 12]])
     ours, theirs = both(model, ids, max_new_tokens=8)
