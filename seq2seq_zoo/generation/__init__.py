@@ -1,8 +1,9 @@
 """ids → more ids: greedy search, sampling and beams, for every model that speaks the protocol.
 
-Reading order: `protocol` (what a model offers), `config` and `ranges` (the options), `request` (a call,
-settled), `generate` (the way through), `run` (what the loops share), `sampling` and `beams` (the loops),
-`processors`, `warpers` and `stopping` (what watches over a step), `outputs`, `peaks`.
+Reading order: `protocol` (what a model offers), `config` and `ranges` (the options), `request` and `inputs`
+(a call, settled), `generate` (the way through), `run` (what the loops share), `sampling` and `beams` (the
+loops), `processors`, `warpers` and `stopping` (what watches over a step), `outputs`, `transitions`,
+`streamers`, and `peaks` (the best of a wide row).
 """
 
 from seq2seq_zoo.generation.config import GenerationConfig

@@ -1,8 +1,8 @@
 """From the arguments of `generate` to a request: everything checked and settled before any work is done.
 
     options   kwargs > given config > checkpoint's config > defaults          settle_options
-    source    what the encoder reads, one row a source                        _settle_source
-    prompt    the ids that are continued                                      _settle_prompt
+    source    what the encoder reads, one row a source                        settle_source
+    prompt    the ids that are continued                                      settle_prompt
     lengths   the longest and shortest result, in tokens with the prompt      _settle_lengths
 
 Every refusal is a GenerationError that names argument, value and what it must be.
@@ -20,6 +20,14 @@ from torch import Tensor
 
 from seq2seq_zoo.errors import GenerationError
 from seq2seq_zoo.generation.config import OPTIONS, GenerationConfig, can_be_none, nearest
+from seq2seq_zoo.generation.inputs import (
+    ids_of,
+    kind_of,
+    settle_decoder_prompt,
+    settle_mask,
+    settle_prompt,
+    settle_source,
+)
 from seq2seq_zoo.generation.protocol import GenerativeModel
 
 _DEFAULT_NEW_TOKENS = 20
@@ -93,7 +101,7 @@ def settle(
     config, model_inputs, asked = settle_options(model, given, keywords, arguments, use_model_defaults)
     source_vocabulary, vocabulary = vocabularies(model)
     _check_token_options(config, asked, vocabulary)
-    eos = _ids(config.eos_token_id)
+    eos = ids_of(config.eos_token_id)
     pad = config.pad_token_id if config.pad_token_id is not None or not eos else eos[0]
 
     if inputs is not None:
@@ -102,13 +110,13 @@ def settle(
         model_inputs["input_ids"] = inputs
     model_inputs = {name: value for name, value in model_inputs.items() if value is not None}
     if model.is_encoder_decoder:
-        sources, source_ids = _settle_source(model, model_inputs, config, source_vocabulary)
-        prompt = _settle_decoder_prompt(model, model_inputs, config, sources, vocabulary)
+        sources, source_ids = settle_source(model, model_inputs, config, source_vocabulary)
+        prompt = settle_decoder_prompt(model, model_inputs, config, sources, vocabulary)
         hidden = 0
     else:
-        prompt, hidden = _settle_prompt(model, model_inputs, config, vocabulary)
+        prompt, hidden = settle_prompt(model, model_inputs, config, vocabulary)
         source_ids = prompt if prompt.shape[1] > 0 else None
-    _settle_mask(model, model_inputs, source_ids, pad, eos)
+    settle_mask(model, model_inputs, source_ids, pad, eos)
     if source_ids is None:
         for name, off in (("encoder_repetition_penalty", 1.0), ("encoder_no_repeat_ngram_size", 0)):
             if name in asked and getattr(config, name) not in (off, None):
@@ -140,7 +148,7 @@ def settle_options(
 ) -> tuple[GenerationConfig, dict[str, Any], frozenset[str]]:
     """All levels as one config; the model's own keywords; the options that this very call sets."""
     if given is not None and not isinstance(given, GenerationConfig):
-        raise GenerationError(f"generation_config must be a GenerationConfig, but is {_kind(given)}")
+        raise GenerationError(f"generation_config must be a GenerationConfig, but is {kind_of(given)}")
     arguments = (*arguments, *_UNSUPPORTED_ARGUMENTS)
     known = OPTIONS | model.generation_inputs
     for name, value in keywords.items():
@@ -203,10 +211,10 @@ def _check_token_options(config: GenerationConfig, asked: frozenset[str], vocabu
     A checkpoint's own pad and eos may lie outside it (a shrunken model): then they just never occur.
     """
     named: dict[str, list[int]] = {
-        name: _ids(getattr(config, name))
+        name: ids_of(getattr(config, name))
         for name in ("forced_bos_token_id", "forced_eos_token_id", "suppress_tokens", "begin_suppress_tokens")
     }
-    named |= {name: _ids(getattr(config, name)) for name in _SPECIAL[:3] if name in asked}
+    named |= {name: ids_of(getattr(config, name)) for name in _SPECIAL[:3] if name in asked}
     named["bad_words_ids"] = [token for ids in config.bad_words_ids or () for token in ids]
     bias = config.sequence_bias
     sequences = [] if bias is None else bias if isinstance(bias, dict) else [ids for ids, _ in bias]
@@ -222,177 +230,6 @@ def vocabularies(model: GenerativeModel) -> tuple[int, int]:
     config = model.config
     both = (getattr(config, "encoder", config), getattr(config, "decoder", config))
     return both[0].vocab_size, both[1].vocab_size
-
-
-# ---- inputs ----
-
-
-def _settle_source(
-    model: GenerativeModel, inputs: dict[str, Any], config: GenerationConfig, vocabulary: int
-) -> tuple[int, Tensor | None]:
-    """How many sources there are, and their ids; leaves one kind of source in `inputs`."""
-    ids, embeds = inputs.get("input_ids"), inputs.get("inputs_embeds")
-    outputs = inputs.get("encoder_outputs")
-    if ids is not None and embeds is not None:
-        raise GenerationError("give either input_ids or inputs_embeds, not both")
-    if ids is None and embeds is None and outputs is None:
-        inputs["input_ids"] = ids = _bos_prompt(model, inputs, config)
-    if ids is not None:
-        inputs["input_ids"] = ids = check_ids("input_ids", ids, vocabulary)
-    if embeds is not None:
-        _check_embeds(embeds)
-    if outputs is not None:
-        hidden = (
-            outputs[0] if isinstance(outputs, (tuple, list)) else getattr(outputs, "last_hidden_state", None)
-        )
-        if not isinstance(hidden, Tensor) or hidden.dim() != 3:
-            raise GenerationError(
-                "encoder_outputs must be the encoder's output or a tuple that starts with its hidden states "
-                f"[sources, length, width], but is {_kind(outputs)}"
-            )
-        if ids is not None and ids.shape[0] != hidden.shape[0]:
-            raise GenerationError(
-                f"encoder_outputs has {hidden.shape[0]} sources, but input_ids has {ids.shape[0]}"
-            )
-        inputs.pop("input_ids", None)
-        inputs.pop("inputs_embeds", None)
-        return hidden.shape[0], ids
-    main = ids if ids is not None else embeds
-    assert main is not None
-    return main.shape[0], ids
-
-
-def _settle_decoder_prompt(
-    model: GenerativeModel, inputs: dict[str, Any], config: GenerationConfig, sources: int, vocabulary: int
-) -> Tensor:
-    """decoder_input_ids behind the start token; that token alone where there are none: [sources, n]."""
-    given = inputs.pop("decoder_input_ids", None)
-    start = (
-        config.decoder_start_token_id if config.decoder_start_token_id is not None else config.bos_token_id
-    )
-    if start is None:
-        raise GenerationError(
-            "an encoder-decoder needs decoder_start_token_id or bos_token_id, but neither is set"
-        )
-    starts = _ids(start)
-    if len(starts) not in ((1,) if isinstance(start, int) else (sources,)):
-        raise GenerationError(
-            f"decoder_start_token_id must be one id or one a source, but has {len(starts)} ids for "
-            f"{sources} sources"
-        )
-    for token in starts:
-        if token >= vocabulary:
-            raise GenerationError(
-                f"decoder_start_token_id is {token}, but the vocabulary has {vocabulary} ids"
-            )
-    main = next((v for v in inputs.values() if isinstance(v, Tensor)), None)
-    device = main.device if main is not None else model.device
-    first = torch.tensor(starts, device=device).expand(sources).view(-1, 1)
-    mask = inputs.get("decoder_attention_mask")
-    if given is None:
-        if mask is not None:
-            raise GenerationError("decoder_attention_mask needs decoder_input_ids, but there are none")
-        return first.contiguous()
-    ids = check_ids("decoder_input_ids", given, vocabulary)
-    if ids.shape[0] != sources:
-        raise GenerationError(f"decoder_input_ids has {ids.shape[0]} rows, but there are {sources} sources")
-    if mask is not None:
-        _check_mask("decoder_attention_mask", mask, ids.shape)
-    if bool((ids[:, :1] != first).all()):
-        ids = torch.cat((first, ids), dim=1)
-        if mask is not None:
-            inputs["decoder_attention_mask"] = torch.cat((torch.ones_like(mask[:, :1]), mask), dim=1)
-    return ids
-
-
-def _settle_prompt(
-    model: GenerativeModel, inputs: dict[str, Any], config: GenerationConfig, vocabulary: int
-) -> tuple[Tensor, int]:
-    """A decoder's prompt [sources, n], and how many positions it has beyond those ids (embeddings)."""
-    ids, embeds = inputs.pop("input_ids", None), inputs.get("inputs_embeds")
-    if embeds is not None:
-        _check_embeds(embeds)
-        if ids is None:
-            return torch.empty(embeds.shape[0], 0, dtype=torch.long, device=embeds.device), embeds.shape[1]
-    ids = check_ids("input_ids", ids if ids is not None else _bos_prompt(model, inputs, config), vocabulary)
-    if embeds is not None and embeds.shape[:2] != ids.shape:
-        raise GenerationError(
-            f"inputs_embeds {list(embeds.shape)} must stand for input_ids {list(ids.shape)}: rows and length "
-            "must agree"
-        )
-    return ids, 0
-
-
-def _settle_mask(
-    model: GenerativeModel, inputs: dict[str, Any], ids: Tensor | None, pad: int | None, eos: list[int]
-) -> None:
-    """Check the attention mask; without one, padding tokens say what it is, unless they are end tokens
-    too."""
-    mask = inputs.get("attention_mask")
-    embeds = inputs.get("inputs_embeds")
-    if mask is not None:
-        if embeds is not None:
-            _check_mask("attention_mask", mask, embeds.shape[:2])
-        elif ids is not None:
-            _check_mask("attention_mask", mask, ids.shape)
-        return
-    if "attention_mask" not in model.generation_inputs or "encoder_outputs" in inputs:
-        return
-    if ids is not None and embeds is None and pad is not None and pad not in eos:
-        present = ids != pad
-        if not bool(present.all()):
-            inputs["attention_mask"] = present.long()
-
-
-def _bos_prompt(model: GenerativeModel, inputs: Mapping[str, Any], config: GenerationConfig) -> Tensor:
-    if config.bos_token_id is None:
-        raise GenerationError("generate needs inputs, or a bos_token_id to start from, but neither is given")
-    other = next((v for v in inputs.values() if isinstance(v, Tensor)), None)
-    rows = 1 if other is None else other.shape[0]
-    return torch.full((rows, 1), config.bos_token_id, device=model.device)
-
-
-def check_ids(name: str, ids: Any, vocabulary: int) -> Tensor:
-    """Ids [rows, length] within the vocabulary, as int64; refused otherwise."""
-    if not isinstance(ids, Tensor):
-        raise GenerationError(f"{name} must be a tensor [rows, length] of integers, but is {_kind(ids)}")
-    if ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool or ids.dim() != 2:
-        raise GenerationError(
-            f"{name} must be a tensor [rows, length] of integers, but is {ids.dtype} {list(ids.shape)}"
-        )
-    if ids.numel() == 0:
-        raise GenerationError(f"{name} must have at least one row and one token, but is {list(ids.shape)}")
-    low, high = torch.stack(ids.aminmax()).tolist()
-    if low < 0 or high >= vocabulary:
-        wrong = low if low < 0 else high
-        raise GenerationError(
-            f"{name} holds the id {wrong}, but the vocabulary has {vocabulary} ids (0 and up)"
-        )
-    return ids.long()
-
-
-def _check_embeds(embeds: Any) -> None:
-    if not isinstance(embeds, Tensor) or embeds.dim() != 3 or not embeds.is_floating_point():
-        raise GenerationError(
-            f"inputs_embeds must be a tensor [rows, length, width] of floats, but is {_kind(embeds)}"
-        )
-    if embeds.numel() == 0:
-        raise GenerationError(f"inputs_embeds must not be empty, but is {list(embeds.shape)}")
-
-
-def _check_mask(name: str, mask: Any, shape: Iterable[int]) -> None:
-    if not isinstance(mask, Tensor) or tuple(mask.shape) != tuple(shape):
-        raise GenerationError(f"{name} must be a tensor of shape {list(shape)}, but is {_kind(mask)}")
-
-
-def _ids(option: Any) -> list[int]:
-    return [] if option is None else [option] if isinstance(option, int) else list(option)
-
-
-def _kind(value: Any) -> str:
-    if isinstance(value, Tensor):
-        return f"a tensor {value.dtype} {list(value.shape)}"
-    return f"a {type(value).__name__}"
 
 
 # ---- lengths ----
