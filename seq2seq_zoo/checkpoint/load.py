@@ -63,7 +63,7 @@ def load_weights(
     stack are there; and if nothing of the model's body is there: the checkpoint is then another model's.
     """
     plan = make_plan(module, key_map)
-    found = _match(plan, weights, key_map)
+    found = match_keys(plan, weights, key_map)
     faults, fitting = _check(found, plan, weights, ignore_mismatched_sizes)
     report = found.report
     body = [link for link in plan.links if key_map.is_body(link.keys[0])]
@@ -94,7 +94,7 @@ def load_weights(
 
 
 @dataclass
-class _Found:
+class KeyMatch:
     """The keys of a checkpoint, sorted by what they are to the module."""
 
     sources: dict[str, str] = field(default_factory=dict)
@@ -103,12 +103,16 @@ class _Found:
     copies: list[tuple[str, str]] = field(default_factory=list)
     """Keys of the checkpoint of which the second should equal the first."""
 
+    dropped: dict[str, str] = field(default_factory=dict)
+    """Keys of the checkpoint that are no part of the model, and why."""
+
     report: LoadReport = field(default_factory=LoadReport)
 
 
-def _match(plan: Plan, weights: Weights, key_map: KeyMap) -> _Found:
+def match_keys(plan: Plan, weights: Weights, key_map: KeyMap) -> KeyMatch:
+    """Give every key of a checkpoint its meaning; only names are looked at, no tensor is read."""
     wanted = {key for link in plan.links for key in link.keys}
-    found = _Found()
+    found = KeyMatch()
     candidates: dict[str, list[tuple[bool, bool, str]]] = {}
     for key in weights:
         for rank, spelling in enumerate(key_map.spellings(key)):
@@ -116,7 +120,9 @@ def _match(plan: Plan, weights: Weights, key_map: KeyMap) -> _Found:
             if meant is not None:
                 candidates.setdefault(meant, []).append((is_copy, rank > 0, key))
                 break
-            if key_map.why_dropped(spelling) is not None:
+            why = key_map.why_dropped(spelling)
+            if why is not None:
+                found.dropped[key] = why
                 break
         else:
             found.report.unexpected_keys.append(key)
@@ -140,7 +146,7 @@ def _meaning(spelling: str, wanted: set[str], plan: Plan, key_map: KeyMap) -> tu
 
 
 def _check(
-    found: _Found, plan: Plan, weights: Weights, ignore_mismatched_sizes: bool
+    found: KeyMatch, plan: Plan, weights: Weights, ignore_mismatched_sizes: bool
 ) -> tuple[list[str], list[Link]]:
     """The faults, in words, and the links that can be loaded."""
     faults, fitting = [], []
@@ -173,7 +179,7 @@ def _check(
     return faults, fitting
 
 
-def _warn_of_unequal_copies(found: _Found, weights: Weights) -> None:
+def _warn_of_unequal_copies(found: KeyMatch, weights: Weights) -> None:
     def equal(key: str, copy: str) -> bool:
         if weights.shape(key) != weights.shape(copy):
             return False
