@@ -131,9 +131,10 @@ class Attention(nn.Module):
     ) -> tuple[Tensor, Tensor | None]:
         """Attend from x to `memory`, or to x itself.
 
-        mask bool [B or 1, 1, L or 1, P + S] and bias [B or 1, H, L, P + S] broadcast over the scores. `state`
-        brings the keys and values of earlier steps and keeps the new ones. Where memory (or its state) has
-        fewer rows than x, each of its rows serves as many consecutive rows of x.
+        mask bool [B or 1, 1, L or 1, P + S] and bias [B or 1, H, L or 1, P + S] broadcast over the scores.
+        `state` brings the keys and values of earlier steps and keeps the new ones. Where memory (or its
+        state) has fewer rows than x, each of its rows serves as many consecutive rows of x, and so does each
+        row of mask and bias.
         """
         query = self._heads(self.query(x), self.heads)  # [B, L, D] → [B, H, L, E]
         if isinstance(state, SourceKeyValues) and state.held is not None:
@@ -155,7 +156,7 @@ class Attention(nn.Module):
 
     def _heads(self, x: Tensor, heads: int) -> Tensor:
         """[B, L, heads · E] → [B, heads, L, E]"""
-        return x.unflatten(-1, (heads, self.head_dim)).transpose(1, 2)
+        return x.view(*x.shape[:-1], heads, self.head_dim).transpose(1, 2)
 
     def _attend(
         self,
@@ -174,9 +175,11 @@ class Attention(nn.Module):
         if rows != sources:
             # The rows of one source stand as more queries of one row: [sources · K, H, L, E] → [sources, H, K
             # · L, E].
-            query = query.unflatten(0, (sources, beams)).transpose(1, 2).flatten(2, 3)
+            query = query.view(sources, beams, *query.shape[1:]).transpose(1, 2).flatten(2, 3)
             if mask is not None and mask.shape[-2] != 1:
                 mask = mask.repeat(1, 1, beams, 1)
+            if bias is not None and bias.shape[-2] != 1:
+                bias = bias.repeat(1, 1, beams, 1)
         dropout = self.dropout if self.training else 0.0
         weights: Tensor | None = None
         if need_weights:
@@ -185,8 +188,13 @@ class Attention(nn.Module):
             )
         else:
             mixed = attend(query, key, value, scale=self.scale, mask=mask, bias=bias, dropout=dropout)
-        if rows != sources:  # back: [sources, H, K · L, …] → [sources · K, H, L, …]
-            mixed = mixed.unflatten(2, (beams, length)).transpose(1, 2).flatten(0, 1)
-            if weights is not None:
-                weights = weights.unflatten(2, (beams, length)).transpose(1, 2).flatten(0, 1)
+        if rows != sources:
+            mixed = _rows_apart(mixed, beams, length)
+            weights = None if weights is None else _rows_apart(weights, beams, length)
         return mixed, weights
+
+
+def _rows_apart(x: Tensor, beams: int, length: int) -> Tensor:
+    """[sources, H, K · L, …] → [sources · K, H, L, …]"""
+    sources, heads, _, size = x.shape
+    return x.reshape(sources, heads, beams, length, size).transpose(1, 2).flatten(0, 1)

@@ -6,9 +6,9 @@ prompt, which everybody may see. Three rules compose here:
     padding     a key that is padding is attended by nobody (either side; holes; or a [B, L, S] mask
                 of one's own, which is how packed rows keep to themselves)
     causality   query i, standing at position `past` + i, sees keys at positions up to its own
-    nobody      a query that may attend to nothing is let attend to itself (to everything, where it is not among
-                the keys): its result means nothing, and nobody attends to it, but it is finite, and the same in
-                every implementation of attention and in steps of any size
+    nobody      a query that may attend to nothing is let attend to itself (to everything, where it is not
+                among the keys): its result means nothing, and nobody attends to it, but it is finite, and the
+                same in every implementation of attention and in steps of any size
 
     padding [1 1 0], causal, past 0           past 2, one query
         keys   0 1 2                              keys   0 1 2
@@ -21,6 +21,8 @@ None stands for the mask that hides nothing, so that the common cases cost nothi
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -32,16 +34,34 @@ def padding_mask(attention_mask: Tensor | None) -> Tensor | None:
     """
     if attention_mask is None:
         return None
-    if attention_mask.dim() not in (2, 3, 4):
-        raise ValueError(
-            f"attention_mask has shape {list(attention_mask.shape)}; "
-            "it must be [batch, keys] or [batch, queries, keys]"
-        )
     mask = attention_mask if attention_mask.dtype == torch.bool else attention_mask != 0
     # Looking at the values stalls an accelerator and breaks a traced graph; there the mask is simply applied.
     if mask.device.type == "cpu" and not torch.compiler.is_compiling() and bool(mask.all()):
         return None
     return mask
+
+
+def check_mask(
+    attention_mask: Tensor | None, name: str, *, rows: Sequence[int], queries: int, keys: int
+) -> None:
+    """Raise ValueError unless a caller's mask covers `keys` positions, and has 1 or one of these `rows`.
+
+    It stands apart from what follows because a mask that hides nothing is dropped early, whatever its shape.
+    """
+    if attention_mask is None:
+        return
+    shape = list(attention_mask.shape)
+    if len(shape) not in (2, 3, 4):
+        raise ValueError(f"{name} has shape {shape}; it must be [batch, keys] or [batch, queries, keys]")
+    if shape[-1] != keys:
+        raise ValueError(
+            f"{name} has shape {shape}; its last dimension must cover all {keys} positions, those decoded "
+            "earlier included"
+        )
+    if shape[0] not in (1, *rows):
+        raise ValueError(f"{name} has shape {shape}; it must have {' or '.join(map(str, rows))} rows")
+    if len(shape) > 2 and shape[-2] not in (1, queries):
+        raise ValueError(f"{name} has shape {shape}; it must have a row for each of {queries} queries")
 
 
 def may_attend(
@@ -58,32 +78,22 @@ def may_attend(
 
     `padding` is bool, [B, keys] or [B, queries, keys] or [B, 1, queries, keys]; `past` counts the keys that
     stand before the first query; `prefix` the columns that a prefix prompt puts in front of the keys.
-    Raises ValueError if `padding` does not cover the keys.
     """
     mask: Tensor | None = None
     if padding is not None:
-        if padding.shape[-1] != keys:
-            raise ValueError(
-                f"the attention mask covers {padding.shape[-1]} positions; it must cover all {keys}"
-                + (f" ({past} already decoded and {keys - past} new)" if past else "")
-            )
-        if padding.dim() > 2 and padding.shape[-2] not in (1, queries):
-            raise ValueError(f"the attention mask has {padding.shape[-2]} query rows; it must have {queries}")
         # [B, S] → [B, 1, 1, S];  [B, L, S] → [B, 1, L, S]
         mask = padding[:, None, None, :] if padding.dim() == 2 else padding
         mask = mask[:, None] if mask.dim() == 3 else mask
     query_at = torch.arange(past, past + queries, device=device)[:, None]
     key_at = torch.arange(keys, device=device)
-    if causal and queries > 1:
+    if causal and keys > past + 1:  # otherwise the only query comes last and sees every key
         causality = (key_at <= query_at)[None, None]  # [1, 1, L, S]
         mask = causality if mask is None else mask & causality
     if mask is None:
         return None
     if prefix:
         mask = torch.cat([mask.new_ones(*mask.shape[:-1], prefix), mask], dim=-1)
-    if (
-        padding is not None and not prefix
-    ):  # causality alone lets every query see itself, a prefix is seen by all
+    if padding is not None and not prefix:  # causality lets every query see itself; a prefix is seen by all
         nobody = ~mask.any(-1, keepdim=True)
         mask = mask | (nobody & (key_at == query_at) if causal else nobody)
     return mask

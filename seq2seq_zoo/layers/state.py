@@ -49,28 +49,39 @@ class GrowingKeyValues:
         self.length = 0
         self._capacity = capacity
         self._prefix = 0
+        self._own = False  # whether the buffers were made here, under no recording of gradients
         self._keys: Tensor | None = None
         self._values: Tensor | None = None
 
     def append(self, keys: Tensor, values: Tensor, prefix: Prefix | None = None) -> KeysValues:
-        """Remember new keys and values [R, H, n, E]; return all so far, [R, H, P + length, E]."""
+        """Remember new keys and values [R, H, n, E]; return all so far, [R, H, P + length, E].
+
+        Raises ValueError if R is not the number of rows held.
+        """
         new = keys.shape[2]
         if self._keys is None or self._values is None:
             self._prefix = 0 if prefix is None else prefix.keys.shape[1]
             keys, values = with_prefix(keys, values, prefix)
-            if self._capacity > new and not keys.requires_grad:
+            self._own = self._capacity > new and not torch.is_grad_enabled()
+            if self._own:
                 self._keys = self._with_room(keys, self._capacity)
                 self._values = self._with_room(values, self._capacity)
             else:
                 self._keys, self._values = keys, values  # a full pass hands them over as they are
             self.length = new
             return keys, values
+        if keys.shape[0] != self._keys.shape[0]:
+            raise ValueError(
+                f"the decoding state holds {self._keys.shape[0]} rows; {keys.shape[0]} cannot continue them"
+            )
         start, end = self._prefix + self.length, self._prefix + self.length + new
-        if keys.requires_grad or self._keys.requires_grad:
+        if torch.is_grad_enabled():
+            self._own = False
             self._keys = torch.cat([self._keys[:, :, :start], keys], dim=2)
             self._values = torch.cat([self._values[:, :, :start], values], dim=2)
         else:
-            if end > self._keys.shape[2]:
+            if end > self._keys.shape[2] or not self._may_overwrite(self._keys):
+                self._own = True
                 room = max(2 * end, self._capacity) - self._prefix
                 self._keys = self._with_room(self._keys[:, :, :start], room)
                 self._values = self._with_room(self._values[:, :, :start], room)
@@ -78,6 +89,12 @@ class GrowingKeyValues:
             self._values[:, :, start:end] = values
         self.length += new
         return self._keys[:, :, :end], self._values[:, :, :end]
+
+    def _may_overwrite(self, buffer: Tensor) -> bool:
+        """Whether nobody else counts on what the buffers hold: neither a graph of gradients, recorded now or
+        earlier, nor an inference mode that has ended, whose tensors PyTorch lets nobody write to."""
+        ended = buffer.is_inference() and not torch.is_inference_mode_enabled()
+        return self._own and not torch.is_grad_enabled() and not ended
 
     def _with_room(self, held: Tensor, tokens: int) -> Tensor:
         """A buffer for `tokens` tokens behind the prefix that begins with what is held."""
@@ -91,8 +108,8 @@ class GrowingKeyValues:
         if self._keys is None or self._values is None:
             return
         end = self._prefix + self.length
-        same_rows = rows.shape[0] == self._keys.shape[0]
-        if not same_rows or self._keys.requires_grad:
+        if rows.shape[0] != self._keys.shape[0] or not self._may_overwrite(self._keys):
+            self._own = not torch.is_grad_enabled()
             self._keys, self._values = self._keys[rows], self._values[rows]
             return
         text = slice(self._prefix, end)

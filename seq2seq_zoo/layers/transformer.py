@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from .attention import Attention
 from .embedding import InputEmbedding
-from .masks import may_attend, padding_mask
+from .masks import check_mask, may_attend, padding_mask
 from .positions import RelativePositionBias
 from .prefix import Prefix, PrefixPrompt
 from .state import DecodingState, LayerState
@@ -186,6 +186,18 @@ class Stack(nn.Module):
         if self.wide_residual and x.dtype == torch.float16:
             x = x.float()
         rows, length = x.shape[0], x.shape[1]
+        check_mask(attention_mask, "attention_mask", rows=[rows], queries=length, keys=past + length)
+        if memory is not None:
+            sources = memory.shape[0]
+            if sources == 0 or rows % sources:
+                raise ValueError(f"memory has {sources} rows; it must have {rows}, or a divisor of that")
+            check_mask(
+                memory_attention_mask,
+                "memory_attention_mask",
+                rows=[sources, rows],
+                queries=length,
+                keys=memory.shape[1],
+            )
 
         # A state that has started holds the prompts' keys and values already.
         fresh = state is None or not state.started
