@@ -295,17 +295,24 @@ def read_backend(path: str | os.PathLike[str], model: str) -> tokenizers.Tokeniz
     return backend
 
 
-def with_settings(component: Any, module: Any, **settings: Any) -> Any:
-    """The component of `module` with these settings, as far as it has them."""
-    if component is None:
-        return None
-    state = json.loads(component.__getstate__())
-    changed = {**state, **{name: value for name, value in settings.items() if name in state}}
-    if changed == state:
-        return component
-    kind = changed.pop("type")
-    arguments = {name: tuple(value) if isinstance(value, list) else value for name, value in changed.items()}
-    return getattr(module, kind)(**arguments)
+def with_settings(backend: tokenizers.Tokenizer, **components: Mapping[str, Any]) -> tokenizers.Tokenizer:
+    """The tokenizer with these settings in these components (`pre_tokenizer`, …), as far as they have them."""
+
+    def changed(part: Any, settings: Mapping[str, Any]) -> Any:
+        if isinstance(part, list):
+            return [changed(item, settings) for item in part]
+        if isinstance(part, dict):
+            return {name: settings.get(name, changed(value, settings)) for name, value in part.items()}
+        return part
+
+    # The library's constructors renamed arguments between versions; the file format stayed.
+    states = {
+        name: json.loads(part.__getstate__()) for name in components if (part := getattr(backend, name))
+    }
+    new = {name: changed(state, components[name]) for name, state in states.items()}
+    if new == states:
+        return backend
+    return tokenizers.Tokenizer.from_str(json.dumps({**json.loads(backend.to_str()), **new}))
 
 
 def _check_row(row: Row, words: bool) -> None:

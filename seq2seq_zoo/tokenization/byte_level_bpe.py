@@ -248,15 +248,10 @@ class MvpTokenizerFast(BackendTokenizer, _ByteLevelTokenizer):
         self.add_prefix_space = add_prefix_space
         self.trim_offsets = trim_offsets
         if tokenizer_file is not None:
-            backend = read_backend(tokenizer_file, "BPE")
-            backend.pre_tokenizer = with_settings(
-                backend.pre_tokenizer, pre_tokenizers, add_prefix_space=add_prefix_space
-            )
-            backend.post_processor = with_settings(
-                backend.post_processor,
-                processors,
-                add_prefix_space=add_prefix_space,
-                trim_offsets=trim_offsets,
+            backend = with_settings(
+                read_backend(tokenizer_file, "BPE"),
+                pre_tokenizer={"add_prefix_space": add_prefix_space},
+                post_processor={"add_prefix_space": add_prefix_space, "trim_offsets": trim_offsets},
             )
         else:
             vocab, merges = (
@@ -281,12 +276,8 @@ class MvpTokenizerFast(BackendTokenizer, _ByteLevelTokenizer):
         )
         if tokenizer_file is None:
             cls, sep = self._outer_ids()
-            backend.post_processor = processors.RobertaProcessing(
-                sep=(str(self.sep_token), sep),
-                cls=(str(self.cls_token), cls),
-                add_prefix_space=add_prefix_space,
-                trim_offsets=trim_offsets,
-            )
+            outer = (str(self.sep_token), sep), (str(self.cls_token), cls)
+            backend.post_processor = processors.RobertaProcessing(*outer, trim_offsets, add_prefix_space)
 
     def _encode_batch(self, rows: Any, options: EncodeOptions, lengths: Any) -> Any:
         if options.is_split_into_words and not self.add_prefix_space:

@@ -14,7 +14,6 @@ falls back to bytes.
 
 from __future__ import annotations
 
-import json
 import re
 import warnings
 from typing import Any, ClassVar
@@ -26,7 +25,7 @@ from tokenizers.models import Unigram
 from seq2seq_zoo.errors import TokenizerError
 
 from . import files, spiece
-from .backend import BackendTokenizer, read_backend
+from .backend import BackendTokenizer, read_backend, with_settings
 from .base import Tokenizer
 from .options import EncodeOptions
 from .pieces import Piece, PieceTokenizer
@@ -240,7 +239,8 @@ class MT5TokenizerFast(BackendTokenizer, _T5Tokenizer):
         else:
             backend = read_backend(str(tokenizer_file), "Unigram")
             if add_prefix_space is not None:
-                backend = _with_prefix(backend, add_prefix_space)
+                prefix = {"prepend_scheme": scheme}
+                backend = with_settings(backend, pre_tokenizer=prefix, decoder=prefix)
         super().__init__(
             backend,
             eos_token=eos_token,
@@ -319,22 +319,3 @@ def _backend_of(content: bytes, path: str, extra_ids: int, scheme: str) -> token
     backend.pre_tokenizer = pre_tokenizers.Metaspace(replacement=UNDERLINE, prepend_scheme=scheme)
     backend.decoder = decoders.Metaspace(replacement=UNDERLINE, prepend_scheme=scheme)
     return backend
-
-
-def _with_prefix(backend: tokenizers.Tokenizer, add_prefix_space: bool) -> tokenizers.Tokenizer:
-    """The tokenizer with a space before the text, or without one."""
-
-    def changed(part: Any) -> Any:
-        if isinstance(part, list):
-            return [changed(item) for item in part]
-        if not isinstance(part, dict):
-            return part
-        part = {name: changed(value) for name, value in part.items()}
-        if part.get("type") == "Metaspace":
-            kept = part["prepend_scheme"] if part.get("prepend_scheme", "never") != "never" else "always"
-            part["prepend_scheme"] = kept if add_prefix_space else "never"
-        return part
-
-    state = json.loads(backend.to_str())
-    state |= {name: changed(state[name]) for name in ("pre_tokenizer", "decoder")}
-    return tokenizers.Tokenizer.from_str(json.dumps(state))
