@@ -42,9 +42,7 @@ def pair(family: str, folder: Any, **options: Any) -> tuple[Any, Any, Any]:
         mvp.skip_what_the_oracle_lost(options)
     config_class = transformers.MvpConfig if family == "mvp" else transformers.MT5Config
     if family == "mt5":
-        options["num_decoder_layers"] = (
-            2  # the oracle's cache is as deep as the encoder (tests/DIVERGENCES.md)
-        )
+        options["num_decoder_layers"] = 2  # the oracle's cache is as deep as the encoder
     theirs = build(name, config_class(**{**module.SIZE, **options}), seed=3)
     if family == "mvp":
         with torch.no_grad():

@@ -26,9 +26,10 @@ def overflowing(tmp_path: Path, **options: Any) -> Any:
             if hasattr(block, "gate"):  # two factors near 1,000 make a million
                 block.up.weight.mul_(300.0)
                 block.gate.weight.mul_(300.0)
-            else:
-                block.up.weight.mul_(50_000.0)
-            block.down.weight.mul_(3.0)
+                block.down.weight.mul_(3.0)
+            else:  # a thousand times a hundred, summed
+                block.up.weight.mul_(1_000.0)
+                block.down.weight.mul_(300.0)
     model.save_pretrained(tmp_path)
     return model
 
