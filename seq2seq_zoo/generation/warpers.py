@@ -12,6 +12,7 @@ import math
 import torch
 from torch import Tensor
 
+from seq2seq_zoo.generation.peaks import topk
 from seq2seq_zoo.generation.processors import NEVER, LogitsProcessor
 
 
@@ -107,4 +108,4 @@ class Eta(LogitsProcessor):
 
 
 def _kth_best(scores: Tensor, k: int) -> Tensor:
-    return scores.topk(min(k, scores.shape[1]), dim=-1).values[:, -1:]
+    return topk(scores, min(k, scores.shape[1]))[0][:, -1:]
