@@ -159,7 +159,7 @@ class Model(nn.Module):
         CheckpointError for a missing or damaged checkpoint and for one of another family, ConfigError for a
         config no model can have.
         """
-        hub = {
+        hub: dict[str, Any] = {
             "revision": revision,
             "subfolder": subfolder,
             "cache_dir": cache_dir,

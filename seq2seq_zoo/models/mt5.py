@@ -274,7 +274,7 @@ def body_rules(config: MT5Config) -> Rules:
 
 def published_std(config: MT5Config, name: str) -> float:
     """Standard deviations of Mesh TensorFlow's T5, which let attention do without scaling its scores."""
-    inner = config.num_heads * config.d_kv
+    inner, width, factor = config.num_heads * config.d_kv, float(config.d_model), config.initializer_factor
     deviations = {
         "token_embedding": 1.0,
         "tokens": 1.0,
@@ -285,8 +285,8 @@ def published_std(config: MT5Config, name: str) -> float:
         "down": config.d_ff**-0.5,
     }
     if name.startswith("classification_head"):
-        return config.initializer_factor * config.d_model**-0.5
-    return config.initializer_factor * deviations.get(name.rpartition(".")[2], config.d_model**-0.5)
+        return factor * width**-0.5
+    return factor * deviations.get(name.rpartition(".")[2], width**-0.5)
 
 
 class MT5Model(Seq2SeqModel):
