@@ -16,7 +16,7 @@ Old and new shards of the same names are the hard case: a new one may not replac
 index is in force. The old ones first get second names (hard links), and the old index is replaced by one that
 says so.
 
-JSON files such as config.json are replaced right before *, one rename away from the weights they belong to.
+JSON files such as config.json are replaced right before *, a rename away from the weights they belong to.
 An error before * undoes the steps in reverse; a crash leaves at worst files that nothing refers to, which the
 next save removes. Two processes must not save into one folder at the same time.
 """
@@ -26,8 +26,9 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
+from functools import partial
 from pathlib import Path
 
 from seq2seq_zoo.checkpoint.weights import INDEX, SINGLE, read_index
@@ -80,19 +81,17 @@ def _commit(directory: Path, staged: Path) -> None:
     steps = _Steps(directory, staged)
     try:
         if SINGLE in names:
-            steps.replace(name for name in names if name != SINGLE)
-            steps.decide(staged / SINGLE, directory / SINGLE)
+            steps.decide(staged / SINGLE, directory / SINGLE, [name for name in names if name != SINGLE])
         elif INDEX in names:
             shards = [name for name in names if WEIGHTS.fullmatch(name) and name != INDEX]
             others = [name for name in names if name not in shards and name != INDEX]
             steps.keep_apart(shards)
             steps.replace(shards)
             if (directory / SINGLE).exists():
-                steps.replace([INDEX, *others])
-                steps.decide(directory / SINGLE, staged / "replaced")
+                steps.replace([INDEX])
+                steps.decide(directory / SINGLE, staged / "replaced", others)
             else:
-                steps.replace(others)
-                steps.decide(staged / INDEX, directory / INDEX)
+                steps.decide(staged / INDEX, directory / INDEX, others)
         else:
             steps.replace(names)
     except BaseException:
@@ -151,26 +150,29 @@ class _Steps:
         renamed = self.staged / "kept.index.json"
         renamed.write_bytes(json_bytes(content))
         _flush(renamed)
-        self._replace(renamed, index)
+        self._replace([(renamed, index)])
         _flush(self.directory)
 
     def replace(self, names: Iterable[str]) -> None:
         """Move these files into place."""
-        for name in names:
-            self._replace(self.staged / name, self.directory / name)
+        self._replace([(self.staged / name, self.directory / name) for name in names])
 
-    def _replace(self, source: Path, target: Path) -> None:
-        before = self.staged / f"before-{secrets.token_hex(4)}"
-        existed = target.exists()
-        if existed:
-            _link(target, before)
-        self.undoing.append(lambda: os.replace(before, target) if existed else target.unlink(missing_ok=True))
-        os.replace(source, target)
+    def _replace(self, moves: Sequence[tuple[Path, Path]]) -> None:
+        for _, target in moves:
+            before = self.staged / f"before-{secrets.token_hex(4)}"
+            if target.exists():
+                _link(target, before)
+                self.undoing.append(partial(os.replace, before, target))
+            else:
+                self.undoing.append(partial(target.unlink, missing_ok=True))
+        for source, target in moves:
+            os.replace(source, target)
 
-    def decide(self, source: Path, target: Path) -> None:
-        """The rename after which readers find the new checkpoint, and nothing is undone any more."""
+    def decide(self, source: Path, target: Path, others: Sequence[str]) -> None:
+        """Replace `others` and do the rename after which readers find the new checkpoint for good."""
         _flush(self.directory)
         self.decisive = source
+        self.replace(others)
         os.replace(source, target)
 
     def undo(self) -> None:

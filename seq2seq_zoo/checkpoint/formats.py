@@ -11,6 +11,7 @@ which key is at fault and takes the last of duplicate keys. A pytorch_model.bin 
 
 import json
 import math
+import pickle
 import re
 import struct
 import zipfile
@@ -203,11 +204,13 @@ def open_pickle(path: Path) -> WeightFile:
     except Exception as error:
         # A damaged pickle can fail in any way; what torch forbids it names as "GLOBAL module.function".
         forbidden = re.search(r"GLOBAL ([\w.]+)", str(error))
-        reason = (
-            f"it asks to run {forbidden.group(1)}, which weights never need; it was refused"
-            if forbidden
-            else f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
-        )
+        if forbidden:
+            reason = f"it asks to run {forbidden.group(1)}, which weights never need; it was refused"
+        elif isinstance(error, pickle.UnpicklingError):
+            # torch goes on to advise loading without its safeguards.
+            reason = "it is damaged, or holds something other than plain tensors; it was refused"
+        else:
+            reason = f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
         raise CheckpointError(f"{path} cannot be read as weights: {reason}") from error
 
     if not isinstance(state, dict):

@@ -50,9 +50,13 @@ def make_plan(module: nn.Module, key_map: KeyMap) -> Plan:
         if primary is not None and isinstance(link.rule, Rename) and isinstance(primary.rule, Rename):
             copies[link.keys[0]] = primary.keys[0]
             continue
-        twice = [name for name, identity in zip(link.names, identities, strict=True) if identity in carriers]
+        twice = [
+            name
+            for name, identity in zip(link.names, identities, strict=True)
+            if identity in carriers or identities.count(identity) > 1
+        ]
         if twice:
-            raise CheckpointError(f"{link.rule} fills {twice[0]}, a tied tensor that another rule fills")
+            raise CheckpointError(f"{link.rule} fills {twice[0]}, a tied tensor that is filled already")
         links.append(link)
         for name, identity in zip(link.names, identities, strict=True):
             carriers[identity] = link

@@ -30,11 +30,11 @@ def save_weights(
     metadata: Mapping[str, str] | None = None,
     also: Mapping[str, object] | None = None,
 ) -> None:
-    """Write the parameters and persistent buffers of `module` into `directory`, in place of any weights there.
+    """Write the parameters and persistent buffers of `module` into `directory`, replacing any weights there.
 
     One file model.safetensors, or shards of at most `max_shard_size` (bytes, or text such as "200MB"; a
-    larger tensor has a shard of its own) with an index. `metadata` goes into each header, besides the format.
-    `also` gives names and contents of JSON files (config.json) that must change together with the weights.
+    larger tensor has a shard of its own) with an index. `metadata` goes into each header. `also` gives names
+    and contents of JSON files (config.json) that must change together with the weights.
 
     An error or a crash leaves the old checkpoint loadable. A model may be saved over the files it is
     mapped from. Raises CheckpointError if `directory` cannot be written or a tensor has no values,

@@ -10,6 +10,7 @@ then matches a template in at most one way, so that filling the holes is the exa
 
 import re
 from collections.abc import Iterable, Mapping
+from functools import cached_property
 
 HOLE = re.compile(r"\{([a-z]+)(?::([^{}]*))?\}")
 # No leading zeros: "layers.07" would be written back as "layers.7".
@@ -64,11 +65,14 @@ class Template:
             raise ValueError(f"template {text!r} must not be empty or use a placeholder twice")
         self.holes = frozenset(names)
         self.choices = {hole: words for hole, words in HOLE.findall(text) if words}
-        self._regex = re.compile(r"\.".join(segment.pattern for segment in self.segments))
+
+    @cached_property
+    def regex(self) -> re.Pattern[str]:
+        return re.compile(r"\.".join(segment.pattern for segment in self.segments))
 
     def match(self, name: str) -> dict[str, str] | None:
         """What fills the holes to give `name`, or None."""
-        found = self._regex.fullmatch(name)
+        found = self.regex.fullmatch(name)
         return found.groupdict() if found else None
 
     def fill(self, holes: Mapping[str, str]) -> str:
