@@ -95,6 +95,6 @@ def write_card(
         f"| | exact |\n|-|-|\n{rows}\n"
         f"## How it was made\n\n```\n{command}\n```\n\n"
         f"Trained from random weights with torch {torch.__version__} on a CPU; {size / 1e6:.2f} MB. Another "
-        "version or another number of threads adds up in another order: other weights, nearly the same figures.\n"
+        "version or number of threads adds up in another order: other weights, nearly the same figures.\n"
     )
     (folder / "README.md").write_text(text, encoding="utf-8")

@@ -45,8 +45,8 @@ separators. Where a language leaves a choice of spelling, tools/bundled_numbers.
 def spiece_model(rng: random.Random) -> bytes:
     """A sentencepiece model of the questions and answers.
 
-    A delimiter marks the joints of German compounds, hyphenated words and kanji, and pieces do not reach across
-    it; otherwise the model would spend its pieces on whole numbers like `zweiundvierzig`.
+    A delimiter marks the joints of German compounds, hyphenated words and kanji, and no piece reaches across
+    it. Otherwise the model would spend its pieces on whole numbers like `zweiundvierzig`.
     """
     joints = re.compile("((?<=hundert)|(?<=tausend)|(?<!h)und|-|[〇一-龯])")
     below_100, *longer = training_numbers()
