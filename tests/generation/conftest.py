@@ -1,7 +1,8 @@
 """Tiny models for both generate functions."""
 
 import pytest
-from oracle_adapter import make_gpt2, make_mt5, make_mvp
+
+from tests.generation.oracle_adapter import make_gpt2, make_mt5, make_mvp
 
 _MAKE = {"mvp": make_mvp, "mt5": make_mt5, "gpt2": make_gpt2}
 

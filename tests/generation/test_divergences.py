@@ -3,7 +3,8 @@
 import pytest
 import torch
 import transformers
-from oracle_adapter import both
+
+from tests.generation.oracle_adapter import both
 
 OLD_ORACLE = transformers.__version__.startswith("4.")
 IDS = torch.tensor([[5, 6, 7, 8], [9, 10, 11, 12]])

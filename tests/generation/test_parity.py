@@ -8,9 +8,10 @@ import random
 import pytest
 import torch
 import transformers
-from oracle_adapter import both, make_mt5
 from transformers import LogitsProcessorList as OracleProcessorList
 from transformers import StoppingCriteriaList as OracleCriteriaList
+
+from tests.generation.oracle_adapter import both, make_mt5
 
 OLD_ORACLE = transformers.__version__.startswith("4.")
 EOS = {"mvp": 2, "mt5": 1, "gpt2": 2}

@@ -5,7 +5,6 @@ import threading
 import pytest
 import torch
 import transformers
-from oracle_adapter import both
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers.generation import StopStringCriteria
 from transformers.generation.streamers import TextStreamer as OracleStreamer
@@ -13,6 +12,7 @@ from transformers.generation.streamers import TextStreamer as OracleStreamer
 from seq2seq_zoo.errors import GenerationError
 from seq2seq_zoo.generation import TextIteratorStreamer, TextStreamer, compute_transition_scores
 from seq2seq_zoo.generation.stopping import StopStrings
+from tests.generation.oracle_adapter import both
 
 TEXT = (
     "Slow and steady wins the race. 你好世界 An unbreakable glass, two glasses.\n"

@@ -6,10 +6,10 @@ import threading
 
 import pytest
 import torch
-from oracle_adapter import ToyMarkov
 
 from seq2seq_zoo.generation import generate
 from seq2seq_zoo.generation.peaks import BLOCK, WIDE, argmax, topk
+from tests.generation.oracle_adapter import ToyMarkov
 
 IDS = torch.tensor([[5, 6, 7, 8], [9, 10, 11, 12], [20, 30, 4, 15]])
 
