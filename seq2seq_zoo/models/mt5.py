@@ -274,19 +274,19 @@ def body_rules(config: MT5Config) -> Rules:
 
 def published_std(config: MT5Config, name: str) -> float:
     """Standard deviations of Mesh TensorFlow's T5, which let attention do without scaling its scores."""
-    inner, width, factor = config.num_heads * config.d_kv, float(config.d_model), config.initializer_factor
+    inner, width = config.num_heads * config.d_kv, config.d_model
     deviations = {
         "token_embedding": 1.0,
         "tokens": 1.0,
         "lm_head": 1.0,
         "token_head": 1.0,
-        "query": (config.d_model * config.d_kv) ** -0.5,
+        "query": (width * config.d_kv) ** -0.5,
         "output": inner**-0.5,
         "down": config.d_ff**-0.5,
     }
     if name.startswith("classification_head"):
-        return factor * width**-0.5
-    return factor * deviations.get(name.rpartition(".")[2], width**-0.5)
+        deviations = {}
+    return float(config.initializer_factor * deviations.get(name.rpartition(".")[2], width**-0.5))
 
 
 class MT5Model(Seq2SeqModel):
