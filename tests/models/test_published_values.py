@@ -1,4 +1,4 @@
-"""Figures that the released checkpoints give. Needs the hub: set SEQ2SEQ_ZOO_HUB=1 where it can be reached."""
+"""Figures that the released checkpoints give. Needs the hub: set SEQ2SEQ_ZOO_HUB=1 to run them."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ def test_mvp_hidden_vectors() -> None:
 def test_mvp_writes_the_documented_sentences() -> None:
     tokenizer = seq2seq_zoo.MvpTokenizer.from_pretrained("RUCAIBox/mvp")
     asked = (
-        "Summarize: You may want to stick it to your boss and leave your job, but don't do it if these are your "
-        "reasons."
+        "Summarize: You may want to stick it to your boss and leave your job, but don't do it if these are "
+        "your reasons."
     )
     data = (
         "Describe the following data: Iron Man | instance of | Superhero [SEP] Stan Lee | creator | Iron Man"
