@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from .errors import ConfigError as ConfigError
     from .errors import GenerationError as GenerationError
     from .errors import MissingExtraError as MissingExtraError
-    from .errors import PipelineError as PipelineError
     from .errors import TokenizerError as TokenizerError
+    from .errors import UsageError as UsageError
     from .errors import ZooError as ZooError
     from .generation import GenerationConfig as GenerationConfig
     from .models.auto import AutoConfig as AutoConfig
@@ -33,6 +33,7 @@ __version__ = "0.1.0"
 _NAMES = {
     "errors": """
         ZooError CheckpointError ConfigError GenerationError MissingExtraError TokenizerError
+        UsageError
     """,
     "config": "Config",
     "models.mvp": """

@@ -25,8 +25,8 @@ class GenerationError(ZooError, ValueError):
     """An argument of `generate` is unknown, out of range, or does not fit the others."""
 
 
-class PipelineError(ZooError, ValueError):
-    """An argument of `pipeline`, or of what it returns, is unknown or does not fit the others."""
+class UsageError(ZooError, ValueError):
+    """An argument of `pipeline` or of the command is unknown, or does not fit the others."""
 
 
 class MissingExtraError(ZooError, ImportError):

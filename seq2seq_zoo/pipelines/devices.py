@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from ..errors import PipelineError
+from ..errors import UsageError
 
 
 def find_device(device: torch.device | str | int | None) -> torch.device:
@@ -16,16 +16,16 @@ def find_device(device: torch.device | str | int | None) -> torch.device:
     -1        the CPU
     text      "cpu", "cuda", "cuda:1", …: this device and no other
 
-    Raises PipelineError for a device that cannot be understood or is not there.
+    Raises UsageError for a device that cannot be understood or is not there.
     """
     accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     if device is None:
         return accelerator or torch.device("cpu")
     if isinstance(device, bool) or not isinstance(device, (torch.device, str, int)):
-        raise PipelineError(f"device is {device!r}; it must be a device, its name, or a number")
+        raise UsageError(f"device is {device!r}; it must be a device, its name, or a number")
     if isinstance(device, int):
         if device < -1:
-            raise PipelineError(f"device is {device}; it must be -1 (the CPU), 0 or above")
+            raise UsageError(f"device is {device}; it must be -1 (the CPU), 0 or above")
         if device == -1 or accelerator is None:
             return torch.device("cpu")
         found = torch.device(accelerator.type, device)
@@ -33,7 +33,7 @@ def find_device(device: torch.device | str | int | None) -> torch.device:
         try:
             found = torch.device(device)
         except RuntimeError as error:
-            raise PipelineError(
+            raise UsageError(
                 f"device is {device!r}; it must be a name like 'cpu', 'cuda' or 'cuda:1'"
             ) from error
     if found.type in ("cpu", "meta"):
@@ -41,5 +41,5 @@ def find_device(device: torch.device | str | int | None) -> torch.device:
     count = torch.accelerator.device_count() if accelerator and accelerator.type == found.type else 0
     if (found.index or 0) >= count:
         there = f"{count} of {found.type}" if count else f"no {found.type} device"
-        raise PipelineError(f"device is {device!r}, but this machine has {there}")
+        raise UsageError(f"device is {device!r}, but this machine has {there}")
     return found

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from ..config import Config, Place
-from ..errors import PipelineError
+from ..errors import UsageError
 from ..models import auto
 from ..models.base import Model
 from ..tokenization import AutoTokenizer
@@ -56,12 +56,12 @@ def pipeline(
     revision, subfolder, cache_dir, token and local_files_only say where the files are, as in
     `from_pretrained`.
 
-    Raises PipelineError for arguments that are unknown or contradict each other, before anything is loaded,
+    Raises UsageError for arguments that are unknown or contradict each other, before anything is loaded,
     and CheckpointError, ConfigError or TokenizerError for files that are missing or damaged.
     """
     row = None if task is None else find_task(task)
     if device is not None and device_map is not None:
-        raise PipelineError(f"device is {device!r} and device_map is {device_map!r}; give one of them")
+        raise UsageError(f"device is {device!r} and device_map is {device_map!r}; give one of them")
     check_options(options)
     loading = _loading_options(config, dtype, torch_dtype, model_kwargs or {})
     hub: dict[str, Any] = {
@@ -84,7 +84,7 @@ def pipeline(
         opened = getattr(auto, f"AutoModelFor{row.model}").from_pretrained(model, **hub, **loading)
         tokenizer = model if tokenizer is None else tokenizer
     else:
-        raise PipelineError(f"model is {model!r}; it must be a checkpoint's place or a model of this package")
+        raise UsageError(f"model is {model!r}; it must be a checkpoint's place or a model of this package")
     if isinstance(tokenizer, (str, os.PathLike)):
         tokenizer = AutoTokenizer.from_pretrained(tokenizer, **hub)
     module, _, name = row.driver.partition(":")
@@ -106,19 +106,19 @@ def _loading_options(
         given["torch_dtype"] = torch_dtype
     twice = [name for name in given if name in model_kwargs]
     if twice:
-        raise PipelineError(f"{twice[0]} is given both by itself and in model_kwargs; give it once")
+        raise UsageError(f"{twice[0]} is given both by itself and in model_kwargs; give it once")
     loading = {**given, **model_kwargs}
     if "dtype" in loading and "torch_dtype" in loading:
-        raise PipelineError("dtype and torch_dtype are two names of one argument; give one of them")
+        raise UsageError("dtype and torch_dtype are two names of one argument; give one of them")
     return loading
 
 
 def _refuse_for_model(model: Model, loading: Mapping[str, Any], tokenizer: Any) -> None:
     kind = type(model).__name__
     if loading:
-        raise PipelineError(f"{', '.join(loading)} concern loading, but model is a {kind} already")
+        raise UsageError(f"{', '.join(loading)} concern loading, but model is a {kind} already")
     if tokenizer is None:
-        raise PipelineError(f"tokenizer is None; it must be given where model is a {kind}, not a place")
+        raise UsageError(f"tokenizer is None; it must be given where model is a {kind}, not a place")
 
 
 def _task_of_class(cls: type[Model], row: Task | None) -> Task:
@@ -128,9 +128,9 @@ def _task_of_class(cls: type[Model], row: Task | None) -> Task:
         if issubclass(cls, tuple(able)):
             return candidate
     if row is None:
-        raise PipelineError(f"task is None, and a {cls.__name__} can do none of {', '.join(task_names())}")
+        raise UsageError(f"task is None, and a {cls.__name__} can do none of {', '.join(task_names())}")
     names = ", ".join(sorted(c.__name__ for c in able))
-    raise PipelineError(f"model is a {cls.__name__}; for {row.name} it must be one of {names}")
+    raise UsageError(f"model is a {cls.__name__}; for {row.name} it must be one of {names}")
 
 
 def _task_of_place(model: Place, config: Config | Place | None, hub: Mapping[str, Any]) -> Task:
@@ -141,4 +141,4 @@ def _task_of_place(model: Place, config: Config | Place | None, hub: Mapping[str
     for row in TASKS:
         if row.model in family.tasks:
             return row
-    raise PipelineError(f"task is None, and {os.fspath(model)} can do none of {', '.join(task_names())}")
+    raise UsageError(f"task is None, and {os.fspath(model)} can do none of {', '.join(task_names())}")

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..errors import PipelineError
+from ..errors import UsageError
 
 
 @dataclass(frozen=True)
@@ -50,9 +50,9 @@ def task_names() -> list[str]:
 
 
 def find_task(name: object) -> Task:
-    """The task of this name; PipelineError, listing the tasks, if there is none."""
+    """The task of this name; UsageError, listing the tasks, if there is none."""
     plain = "translation" if isinstance(name, str) and _DIRECTION.fullmatch(name) else name
     for task in TASKS:
         if task.name == plain:
             return task
-    raise PipelineError(f"task is {name!r}; it must be one of {', '.join(task_names())}")
+    raise UsageError(f"task is {name!r}; it must be one of {', '.join(task_names())}")

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import PipelineError
+from ..errors import UsageError
 from ..generation import GenerationConfig, generate
 from ..generation.config import OPTIONS, can_be_none, nearest
 from .tasks import Task
@@ -50,7 +50,7 @@ class Text2TextPipeline:
         self, task: Task, model: Any, tokenizer: Any, *, name: str | None = None, **options: Any
     ) -> None:
         if not callable(tokenizer) or not hasattr(tokenizer, "decode"):
-            raise PipelineError(
+            raise UsageError(
                 f"tokenizer is a {type(tokenizer).__name__}; it must be a tokenizer, or the place of one"
             )
         check_options(options)
@@ -82,22 +82,20 @@ class Text2TextPipeline:
         where {result} is generated, summary or translation.
 
         batch_size                     texts in one pass through the model (1)
-        truncation                     cut texts to the tokenizer's model_max_length
+        truncation                     cut texts to what tokenizer and model can read
         return_tensors                 ids in place of text
         clean_up_tokenization_spaces   remove spaces before English punctuation (False)
 
-        All other options are those of `generate`. Raises PipelineError or GenerationError, naming the
+        All other options are those of `generate`. Raises UsageError or GenerationError, naming the
         argument, before any work.
         """
         check_options(options, self.model.generation_inputs)
         asked = _merged(options, self.options)
         if asked.get("return_text") is False and not asked.get("return_tensors"):
-            raise PipelineError(
-                "return_text is False and return_tensors is not True: nothing would be returned"
-            )
+            raise UsageError("return_text is False and return_tensors is not True: nothing would be returned")
         size = asked.get("batch_size", 1)
         if size > 1 and self.tokenizer.pad_token_id is None:
-            raise PipelineError(f"batch_size is {size}, but the tokenizer has no pad_token for it")
+            raise UsageError(f"batch_size is {size}, but the tokenizer has no pad_token for it")
         if isinstance(inputs, str):
             return next(self._results([inputs], 1, asked))
         if isinstance(inputs, (list, tuple)):
@@ -119,10 +117,12 @@ class Text2TextPipeline:
 
     def _write(self, texts: list[str], asked: Mapping[str, Any]) -> Tensor:
         """Texts → ids [B · n, L], on the CPU."""
+        truncation = asked.get("truncation", False)
         encoded = self.tokenizer(
             [self.prefix + text for text in texts],
             padding=len(texts) > 1,
-            truncation=asked.get("truncation", False),
+            truncation=truncation,
+            max_length=self._longest_source() if truncation else None,
             return_tensors="pt",
         )
         inputs = {name: encoded[name].to(self.device) for name in ("input_ids", "attention_mask")}
@@ -130,6 +130,12 @@ class Text2TextPipeline:
         written = self._with_defaults(options).generate(**inputs, **options)
         ids: Tensor = written if isinstance(written, Tensor) else written.sequences
         return ids.cpu()
+
+    def _longest_source(self) -> int | None:
+        """How many tokens the encoder can read; None where the tokenizer's own limit is the only one."""
+        config = getattr(self.model.config, "encoder", self.model.config)
+        positions: int | None = getattr(config, "max_position_embeddings", None)
+        return None if positions is None else min(positions, self.tokenizer.model_max_length)
 
     def _with_defaults(self, asked: Mapping[str, Any]) -> Any:
         """The model, with what applies below the user's options as its own generation config.
@@ -170,15 +176,15 @@ def check_options(options: Mapping[str, Any], further: Iterable[str] = ()) -> No
     known = {*_OWN, *_GENERATE, *OPTIONS, *further}
     for name, value in options.items():
         if name not in known:
-            raise PipelineError(f"a pipeline has no option {name!r}{nearest(name, known)}")
+            raise UsageError(f"a pipeline has no option {name!r}{nearest(name, known)}")
         if name in OPTIONS:
             GenerationConfig(**{name: value})
     size = options.get("batch_size")
     if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < 1):
-        raise PipelineError(f"batch_size is {size!r}; it must be an integer of at least 1")
+        raise UsageError(f"batch_size is {size!r}; it must be an integer of at least 1")
     for name in ("return_text", "return_tensors", "clean_up_tokenization_spaces"):
         if not isinstance(options.get(name), (bool, type(None))):
-            raise PipelineError(f"{name} is {options[name]!r}; it must be True or False")
+            raise UsageError(f"{name} is {options[name]!r}; it must be True or False")
 
 
 def _merged(*places: Mapping[str, Any]) -> dict[str, Any]:
@@ -200,7 +206,7 @@ def _merged(*places: Mapping[str, Any]) -> dict[str, Any]:
 def _check_texts(texts: Iterable[Any]) -> None:
     for text in texts:
         if not isinstance(text, str):
-            raise PipelineError(f"inputs hold a {type(text).__name__}; each of them must be a text")
+            raise UsageError(f"inputs hold a {type(text).__name__}; each of them must be a text")
 
 
 def _stream(inputs: Any) -> Iterable[Any]:
@@ -210,4 +216,4 @@ def _stream(inputs: Any) -> Iterable[Any]:
             return inputs
         if hasattr(inputs, "__getitem__") and hasattr(inputs, "__len__"):
             return (inputs[i] for i in range(len(inputs)))
-    raise PipelineError(f"inputs is a {type(inputs).__name__}; it must be a text or an iterable of texts")
+    raise UsageError(f"inputs is a {type(inputs).__name__}; it must be a text or an iterable of texts")
