@@ -296,7 +296,7 @@ def read_backend(path: str | os.PathLike[str], model: str) -> tokenizers.Tokeniz
 
 
 def with_settings(backend: tokenizers.Tokenizer, **components: Mapping[str, Any]) -> tokenizers.Tokenizer:
-    """The tokenizer with these settings in these components (`pre_tokenizer`, …), as far as they have them."""
+    """The tokenizer with other settings in components (`pre_tokenizer`, …), as far as they have them."""
 
     def changed(part: Any, settings: Mapping[str, Any]) -> Any:
         if isinstance(part, list):

@@ -316,11 +316,19 @@ class Tokenizer(PretrainedTokens):
         return pad_encoded(self, encoded_inputs, options)
 
     def prepare_for_model(
-        self, ids: list[int], pair_ids: list[int] | None = None, **options: Any
+        self,
+        ids: list[int],
+        pair_ids: list[int] | None = None,
+        prepend_batch_axis: bool = False,
+        **options: Any,
     ) -> BatchEncoding:
-        """Truncate, surround with special tokens and pad the ids of a text or a pair."""
+        """Truncate, surround with special tokens and pad the ids of a text or a pair.
+
+        Tensors are [L], or [1, L] with `prepend_batch_axis`.
+        """
         asked = self.options_class(**options)
-        return assemble(self, ids, pair_ids, asked, self._plan(asked))
+        plan = self._plan(asked)
+        return assemble(self, ids, pair_ids, asked, plan, prepend_batch_axis=prepend_batch_axis)
 
     @property
     def max_len_single_sentence(self) -> int:

@@ -30,13 +30,14 @@ def assemble(
     lengths: Lengths,
     offsets: list[tuple[int, int]] | None = None,
     pair_offsets: list[tuple[int, int]] | None = None,
+    prepend_batch_axis: bool = True,
 ) -> BatchEncoding:
     """One row from the ids of a text or a pair, padded and converted as `options` say."""
     data = build_row(tokenizer, ids, pair, options, lengths, offsets, pair_offsets)
     pad_row(tokenizer, data, options, lengths.padding, lengths.max_length)
     if options.return_length:
         data["length"] = len(data["input_ids"])
-    return BatchEncoding(data, tensor_type=options.return_tensors, prepend_batch_axis=True)
+    return BatchEncoding(data, tensor_type=options.return_tensors, prepend_batch_axis=prepend_batch_axis)
 
 
 def build_row(
