@@ -216,6 +216,7 @@ class KeyMap:
         if base_prefix and not base_prefix.endswith("."):
             raise ValueError(f"base_prefix {base_prefix!r} must end in a dot")
         self.base_prefix = base_prefix
+        self.rules = rules
         self._carriers = [_Carried(rule) for rule in rules if isinstance(rule, Carrier)]
         self._aliases = [
             (Template(rule.theirs), _below(rule.theirs, rule.same_as))

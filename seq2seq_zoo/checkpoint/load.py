@@ -62,6 +62,8 @@ def load_weights(
     once, if a tensor has another shape (unless `ignore_mismatched_sizes`) or kind, or if only some rows of a
     stack are there; and if nothing of the model's body is there: the checkpoint is then another model's.
     """
+    if dtype is not None and not dtype.is_floating_point:
+        raise ValueError(f"dtype is {dtype}; it must be a floating-point dtype, or None")
     plan = make_plan(module, key_map)
     found = match_keys(plan, weights, key_map)
     faults, fitting = _check(found, plan, weights, ignore_mismatched_sizes)

@@ -148,6 +148,12 @@ def test_a_dtype_is_cast_to(tmp_path: Path, headed: ToyWithHead, dtype: torch.dt
         assert torch.equal(tensor, headed.state_dict()[name].to(expected)), name
 
 
+def test_weights_are_not_cast_to_integers(tmp_path: Path, body: Toy) -> None:
+    write(tmp_path, hub_state(body, BODY_MAP))
+    with pytest.raises(ValueError, match=r"dtype is torch\.int8"):
+        load(tmp_path, on_meta(Toy), BODY_MAP, dtype=torch.int8)
+
+
 def test_float16_is_never_kept_where_it_overflows(tmp_path: Path, headed: ToyWithHead) -> None:
     # Stored in float16 and loaded as stored: the pattern still holds, and any name of a tied tensor will do.
     write(

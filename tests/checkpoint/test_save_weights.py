@@ -451,6 +451,45 @@ def test_death_at_any_step(tmp_path: Path, templates: Path, old: ToyWithHead, ne
 
 
 @pytest.mark.usefixtures("without_fsync")
+@transitions
+def test_an_interrupt_right_after_any_rename(
+    tmp_path: Path,
+    templates: Path,
+    old: ToyWithHead,
+    new: ToyWithHead,
+    before: str,
+    after: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Ctrl-C may come when a rename is done and Python does not know it yet: also when it was decisive."""
+    start = 0 if before == "nothing" else 1
+    rename, renames_done, stop_after = os.replace, 0, 0
+
+    def replace(source: Path, target: Path) -> None:
+        nonlocal renames_done
+        rename(source, target)
+        renames_done += 1
+        if renames_done == stop_after:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", replace)
+    reached = []
+    while renames_done >= stop_after:
+        folder = tmp_path / str(stop_after)
+        shutil.copytree(templates / before, folder)
+        renames_done, stop_after = 0, stop_after + 1
+        try:
+            save_new(new, folder, after)
+        except KeyboardInterrupt:
+            found = version(folder, old, new)
+            assert config_version(folder) == max(found, 1)
+            reached.append(found)
+    assert sorted(reached) == reached
+    assert set(reached) == {start, 2}
+    assert reached.count(2) == 1  # after the decisive one, which is the last
+
+
+@pytest.mark.usefixtures("without_fsync")
 def test_saving_again_and_again_after_errors(
     tmp_path: Path, templates: Path, old: ToyWithHead, new: ToyWithHead
 ) -> None:
