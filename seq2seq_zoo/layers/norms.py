@@ -1,12 +1,30 @@
-"""Normalisation over the width.
+"""Normalisation over the width, with the mean subtracted (LayerNorm) or not (RMSNorm).
 
-`nn.LayerNorm` serves the families that subtract the mean; this file adds the one that does not.
+Both take a residual stream that is wider than their weights, such as a sum kept in float32 because it may
+outgrow float16, and return the dtype of their weights.
 """
 
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+
+
+class LayerNorm(nn.LayerNorm):
+    """Move a vector to mean 0 and scale it to variance 1.
+
+    y = weight · (x - mean(x)) / √(var(x) + eps) + bias    (Ba et al. 2016, arXiv:1607.06450, equation 4)
+
+    x [..., D] → y [..., D], in the dtype of `weight`, computed in the wider of the two.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.dtype == self.weight.dtype:
+            return super().forward(x)
+        wide = torch.promote_types(x.dtype, self.weight.dtype)
+        weight, bias = self.weight.to(wide), self.bias.to(wide)
+        return F.layer_norm(x.to(wide), self.normalized_shape, weight, bias, self.eps).to(self.weight.dtype)
 
 
 class RMSNorm(nn.Module):

@@ -30,6 +30,7 @@ from ..layers.attention import Attention
 from ..layers.embedding import InputEmbedding
 from ..layers.feed_forward import FeedForward
 from ..layers.heads import ClassificationHead, token_loss
+from ..layers.norms import LayerNorm
 from ..layers.positions import LearnedPositions
 from ..layers.prefix import PrefixPrompt
 from ..layers.state import DecodingState
@@ -40,6 +41,7 @@ from .decoding import StackDecoding
 from .seq2seq import (
     Decoder,
     Encoder,
+    EncoderModel,
     Seq2SeqClassifier,
     Seq2SeqHead,
     Seq2SeqLM,
@@ -144,7 +146,7 @@ def input_embedding(config: MvpConfig, tokens: nn.Embedding) -> InputEmbedding:
     return InputEmbedding(
         tokens,
         positions=LearnedPositions(config.max_position_embeddings, config.d_model, offset=UNUSED_POSITIONS),
-        norm=nn.LayerNorm(config.d_model),
+        norm=LayerNorm(config.d_model),
         scale=math.sqrt(config.d_model) if config.scale_embedding else 1.0,
         dropout=config.dropout,
     )
@@ -164,7 +166,7 @@ def layer(config: MvpConfig, heads: int, ffn_dim: int, *, crosses: bool) -> Tran
             ACTIVATIONS[config.activation_function],
             dropout=config.activation_dropout,
         ),
-        norm=lambda: nn.LayerNorm(config.d_model),
+        norm=lambda: LayerNorm(config.d_model),
         norm_first=False,
         dropout=config.dropout,
     )
@@ -245,15 +247,12 @@ DECODER = renames("""
     decoder.{x:self|cross}_attn_prompt.prompt_trans.2.{p}      -> decoder.{x}_prompt.down.{p}
 """)
 
-BODY = (
+ENCODER_ALONE = (
     renames("shared.weight -> token_embedding.weight")
     + ENCODER
-    + DECODER
-    + Rules(
-        Alias("encoder.embed_tokens.weight", "shared.weight"),
-        Alias("decoder.embed_tokens.weight", "shared.weight"),
-    )
+    + Rules(Alias("encoder.embed_tokens.weight", "shared.weight"))
 )
+BODY = ENCODER_ALONE + DECODER + Rules(Alias("decoder.embed_tokens.weight", "shared.weight"))
 BODY_OF_A_HEAD = BODY.under(theirs="model.", ours="model.")
 PREFIX = "model."
 
@@ -374,6 +373,23 @@ class MvpForQuestionAnswering(_MvpHead, Seq2SeqSpanFinder):
     @classmethod
     def key_map(cls, config: MvpConfig) -> KeyMap:
         return KeyMap(BODY_OF_A_HEAD + renames("qa_outputs.{p} -> span_head.{p}"), base_prefix=PREFIX)
+
+
+class MvpEncoder(EncoderModel):
+    """MVP's encoder alone: the reading half of an EncoderDecoderModel."""
+
+    config_class = MvpConfig
+
+    def __init__(self, config: MvpConfig) -> None:
+        tokens = token_embedding(config)
+        super().__init__(config, tokens, encoder(config, tokens))
+
+    @classmethod
+    def key_map(cls, config: MvpConfig) -> KeyMap:
+        return KeyMap(ENCODER_ALONE, base_prefix=PREFIX)
+
+    def initial_std(self, name: str) -> float:
+        return float(self.config.init_std)
 
 
 class MvpForCausalLM(Writes):
