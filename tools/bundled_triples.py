@@ -204,11 +204,12 @@ def is_training_example(triples: list[Triple]) -> bool:
 # --- drawing examples ---------------------------------------------------------------------------------------
 
 
-def training_example(rng: random.Random) -> list[Triple]:
-    """Triples about known and invented names; about one example in twelve holds two unconnected triples."""
+def training_example(rng: random.Random, *, connected: bool = False) -> list[Triple]:
+    """Triples about known and invented names; one example in twelve, unless `connected`, holds two triples
+    that share no name."""
     while True:
         source = rng.choice(("known", "invented", "mixed"))
-        if rng.random() < 1 / 12:
+        if not connected and rng.random() < 1 / 12:
             triples = _draw(rng, source, 1, held_out=False) + _draw(rng, source, 1, held_out=False)
         else:
             triples = _draw(rng, source, rng.choice((1, 2, 2, 3, 3)), held_out=False)
