@@ -80,6 +80,7 @@ def test_growing_memory_is_concatenation_in_values_and_gradients(operations, cap
         leaves.extend(leaf for leaf in pair if leaf.requires_grad)
         first = plain.text is None
         with MODES[mode]():
+            pair = [1.0 * leaf for leaf in pair]  # as a layer makes them: under no_grad they need no gradient
             mine = state.append(*pair, prefix if first else None)
             other = plain.append(pair, prefix if first else None)
             # A product with a query that learns makes the graph hold the keys even where they do not learn.
@@ -101,7 +102,7 @@ def test_growing_memory_is_concatenation_in_values_and_gradients(operations, cap
     recorded = [(mine, other) for mine, other in zip(ours, theirs, strict=True) if other.requires_grad]
     if recorded:
         found = torch.autograd.grad(
-            sum(mine.sum() for mine, _ in recorded), [query, *leaves], allow_unused=True
+            sum(mine.sum() for mine, _ in recorded), [query, *leaves], allow_unused=True, retain_graph=True
         )
         expected = torch.autograd.grad(
             sum(other.sum() for _, other in recorded), [query, *leaves], allow_unused=True
