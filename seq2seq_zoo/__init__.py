@@ -22,6 +22,11 @@ if TYPE_CHECKING:
     from .models.auto import AutoModel as AutoModel
     from .models.auto import AutoModelForCausalLM as AutoModelForCausalLM
     from .models.auto import AutoModelForSeq2SeqLM as AutoModelForSeq2SeqLM
+    from .models.bert_generation import BertGenerationConfig as BertGenerationConfig
+    from .models.bert_generation import BertGenerationDecoder as BertGenerationDecoder
+    from .models.bert_generation import BertGenerationEncoder as BertGenerationEncoder
+    from .models.encoder_decoder import EncoderDecoderConfig as EncoderDecoderConfig
+    from .models.encoder_decoder import EncoderDecoderModel as EncoderDecoderModel
     from .models.mt5 import MT5Config as MT5Config
     from .models.mt5 import MT5ForConditionalGeneration as MT5ForConditionalGeneration
     from .models.mvp import MvpConfig as MvpConfig
@@ -44,13 +49,16 @@ _NAMES = {
         MT5Config MT5Model MT5ForConditionalGeneration MT5EncoderModel MT5ForSequenceClassification
         MT5ForTokenClassification MT5ForQuestionAnswering
     """,
+    "models.bert_generation": "BertGenerationConfig BertGenerationEncoder BertGenerationDecoder",
+    "models.encoder_decoder": "EncoderDecoderConfig EncoderDecoderModel",
     "models.auto": """
         AutoConfig AutoModel AutoModelForSeq2SeqLM AutoModelForCausalLM AutoModelForMaskedLM
         AutoModelForSequenceClassification AutoModelForTokenClassification AutoModelForQuestionAnswering
         AutoModelForMultipleChoice
     """,
     "tokenization": """
-        MvpTokenizer MvpTokenizerFast RobertaTokenizer MT5Tokenizer MT5TokenizerFast AutoTokenizer
+        MvpTokenizer MvpTokenizerFast RobertaTokenizer MT5Tokenizer MT5TokenizerFast BertGenerationTokenizer
+        BertTokenizer BertTokenizerFast AutoTokenizer
     """,
     "generation": """
         GenerationConfig LogitsProcessor LogitsProcessorList StoppingCriteria StoppingCriteriaList

@@ -20,6 +20,7 @@ MODULES: dict[str, str] = {
     "model": "a body inside a head's class: base_model, transformer",
     "encoder": "a stack that sees all positions",
     "decoder": "a stack that sees earlier positions, and a memory",
+    "stack": "a body's only stack, in either role: embeddings and encoder",
     "layers": "a stack's layers: block, layer",
     # the way in
     "token_embedding": "the token vectors that stacks share: shared",
@@ -35,6 +36,7 @@ MODULES: dict[str, str] = {
     "query": "q_proj, q",
     "key": "k_proj, k",
     "value": "v_proj, v",
+    "distances": "vectors by distance, compared with queries and keys: distance_embedding",
     "output": "what leads back to the width, or to the answers: out_proj, o, o_proj, output.dense",
     # inside a feed-forward block, and a prompt's perceptron
     "up": "to the inner width: fc1, wi, wi_1, w3, prompt_trans.0",
@@ -49,6 +51,8 @@ MODULES: dict[str, str] = {
     # prompts
     "self_prompt": "self_attn_prompt",
     "cross_prompt": "cross_attn_prompt",
+    # between two stacks
+    "enc_to_dec_proj": "from the encoder's width to the decoder's",
     # heads
     "lm_head": "scores of tokens: lm_head",
     "classification_head": "scores of a text's labels: classification_head, classifier",

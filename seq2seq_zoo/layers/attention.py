@@ -22,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .positions import RelativeDistances
 from .prefix import Prefix
 from .state import GrowingKeyValues, SourceKeyValues, with_prefix
 
@@ -87,6 +88,7 @@ class Attention(nn.Module):
     scale              by default 1 / √E
     bias               whether query, key and value have biases; `output_bias`, by default the same, whether
                        output has one
+    distances          what a self-attention without prefix prompts adds for the distance of query and key
     dropout            of the weights
     """
 
@@ -101,6 +103,7 @@ class Attention(nn.Module):
         scale: float | None = None,
         bias: bool = True,
         output_bias: bool | None = None,
+        distances: RelativeDistances | None = None,
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
@@ -117,6 +120,7 @@ class Attention(nn.Module):
         self.key = nn.Linear(memory_width, self.key_value_heads * head_dim, bias=bias)
         self.value = nn.Linear(memory_width, self.key_value_heads * head_dim, bias=bias)
         self.output = nn.Linear(heads * head_dim, width, bias=bias if output_bias is None else output_bias)
+        self.distances = distances
 
     def forward(
         self,
@@ -125,6 +129,7 @@ class Attention(nn.Module):
         *,
         mask: Tensor | None = None,
         bias: Tensor | None = None,
+        head_mask: Tensor | None = None,
         prefix: Prefix | None = None,
         state: GrowingKeyValues | SourceKeyValues | None = None,
         need_weights: bool = False,
@@ -134,7 +139,8 @@ class Attention(nn.Module):
         mask bool [B or 1, 1, L or 1, P + S] and bias [B or 1, H, L or 1, P + S] broadcast over the scores.
         `state` brings the keys and values of earlier steps and keeps the new ones. Where memory (or its
         state) has fewer rows than x, each of its rows serves as many consecutive rows of x, and so does each
-        row of mask and bias.
+        row of mask and bias. `head_mask` [H] scales what each head has mixed, and its weights: 0 takes the
+        head out.
         """
         query = self._heads(self.query(x), self.heads)  # [B, L, D] → [B, H, L, E]
         if isinstance(state, SourceKeyValues) and state.held is not None:
@@ -150,6 +156,9 @@ class Attention(nn.Module):
             else:
                 key, value = with_prefix(key, value, prefix)
         mixed, weights = self._attend(query, key, value, mask, bias, need_weights)
+        if head_mask is not None:
+            factor = head_mask.to(mixed.dtype)[:, None, None]
+            mixed, weights = mixed * factor, None if weights is None else weights * factor
         return self.output(
             mixed.transpose(1, 2).flatten(2)
         ), weights  # [B, H, L, E] → [B, L, H · E] → [B, L, D]
@@ -170,6 +179,9 @@ class Attention(nn.Module):
         if self.key_value_heads != self.heads:
             shared = self.heads // self.key_value_heads
             key, value = key.repeat_interleave(shared, dim=1), value.repeat_interleave(shared, dim=1)
+        if self.distances is not None:
+            by_distance = self.scale * self.distances(query, key)
+            bias = by_distance if bias is None else bias + by_distance
         rows, sources, length = query.shape[0], key.shape[0], query.shape[2]
         beams = rows // sources
         if rows != sources:

@@ -52,14 +52,25 @@ class InputEmbedding(nn.Module):
         found: Tensor = self.tokens(ids)
         return found if self.scale == 1.0 else found * self.scale
 
-    def forward(self, ids: Tensor | None, vectors: Tensor | None = None, *, start: int = 0) -> Tensor:
-        """`start` is the position of the first id. Either ids or vectors must be given; vectors win."""
+    def forward(
+        self,
+        ids: Tensor | None,
+        vectors: Tensor | None = None,
+        *,
+        start: int = 0,
+        positions: Tensor | None = None,
+    ) -> Tensor:
+        """Either ids or vectors must be given; vectors win.
+
+        `start` is the position of the first id; `positions` int64 [B or 1, L] are those of all, where they do
+        not count on from it.
+        """
         if vectors is None and ids is None:
             raise ValueError("neither ids nor vectors were given; one of them must be")
         x = self.vectors(ids) if vectors is None and ids is not None else vectors
         assert x is not None
         if self.positions is not None:
-            x = x + self.positions(start, x.shape[1])
+            x = x + (self.positions(start, x.shape[1]) if positions is None else self.positions.at(positions))
         if self.norm is not None:
             x = self.norm(x)
         return self.dropout(x)  # type: ignore[no-any-return]

@@ -58,6 +58,12 @@ def token_loss(scores: Tensor, labels: Tensor) -> Tensor:
     return F.cross_entropy(scores.flatten(0, -2), labels.to(scores.device).flatten())
 
 
+def next_token_loss(scores: Tensor, labels: Tensor) -> Tensor:
+    """Mean cross-entropy of scores [B, L, V] against the labels one position later, [B, L]; -100 does not
+    count."""
+    return token_loss(scores[:, :-1], labels[:, 1:])
+
+
 PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_classification")
 
 

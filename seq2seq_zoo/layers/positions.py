@@ -2,9 +2,10 @@
 
     LearnedPositions        a vector a position, added to the token's           (MVP, BertGeneration)
     RelativePositionBias    a number a head and bucket of distance, added to the scores   (mT5)
+    RelativeDistances       a vector a distance, compared with queries and keys  (BertGeneration, on request)
 
 The first is part of the input embedding; the second is handed to a stack, which computes it once a pass for
-all layers.
+all layers; the third is handed to each attention, because it needs the attention's own queries and keys.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 
@@ -39,6 +41,21 @@ class LearnedPositions(nn.Module):
             )
         first = self.offset + start
         return self.weight[first : first + length]
+
+    def at(self, positions: Tensor) -> Tensor:
+        """The vectors of positions that a caller names: int64 [...] → [..., D].
+
+        Raises ValueError for a position outside the table (on the CPU, where looking costs nothing).
+        """
+        known = self.weight.shape[0] - self.offset
+        if positions.device.type == "cpu" and positions.numel() and not torch.compiler.is_compiling():
+            low, high = (int(bound) for bound in positions.aminmax())
+            if low < 0 or high >= known:
+                raise ValueError(
+                    f"position_ids holds {low if low < 0 else high}; the model has learnt positions for "
+                    f"0 … {known - 1} (max_position_embeddings)"
+                )
+        return F.embedding(positions + self.offset, self.weight)
 
 
 def relative_position_buckets(
@@ -95,3 +112,38 @@ class RelativePositionBias(nn.Module):
         # Row i of the layout is the window of S distances that ends L - 1 - i columns before the last.
         windows = by_distance.unfold(1, keys, 1)  # → [H, L, S], the last query first
         return windows.flip(1)[None]
+
+
+class RelativeDistances(nn.Module):
+    """A learnt vector for each distance between a query and a key, compared with both.
+
+    With a_ij = weight[clip(i - j, -(K - 1), K - 1) + K - 1] for the query at position i and the key at j, the
+    score q_i · k_j of attention gains
+
+        q_i · a_ij                 (Shaw et al. 2018, arXiv:1803.02155, equations 3-5)
+        q_i · a_ij + k_j · a_ij    with `compares_keys` (Huang et al. 2020, arXiv:2009.13658, method 4)
+
+    queries [B, H, L, E], keys [B, H, S, E] → [B, H, L, S], not yet scaled. The keys stand at positions
+    0 … S - 1 and the queries at the last L of them. One table [2K - 1, E] serves all heads.
+    """
+
+    def __init__(self, positions: int, head_dim: int, *, compares_keys: bool) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(2 * positions - 1, head_dim))
+        nn.init.normal_(self.weight)
+        self.compares_keys = compares_keys
+
+    def forward(self, queries: Tensor, keys: Tensor) -> Tensor:
+        length, size = queries.shape[2], keys.shape[2]
+        device = self.weight.device
+        # L + S - 1 distances occur, from 1 - L to S - 1. Both are compared with each of them once, and pair
+        # (i, j) picks its own: query l, at position S - L + l, has key s at distance S - L + l - s.
+        furthest = self.weight.shape[0] // 2
+        distances = torch.arange(1 - length, size, device=device).clamp(-furthest, furthest)
+        by_distance = self.weight[distances + furthest].t().to(queries.dtype)  # [E, L + S - 1]
+        column = torch.arange(length, device=device)[:, None] + (size - 1) - torch.arange(size, device=device)
+        scores = (queries @ by_distance).gather(-1, column.expand(*queries.shape[:2], length, size))
+        if self.compares_keys:
+            back = column.t().expand(*keys.shape[:2], size, length)
+            scores = scores + (keys @ by_distance).gather(-1, back).transpose(-1, -2)
+        return scores

@@ -73,17 +73,19 @@ class TransformerLayer(nn.Module):
         bias: Tensor | None = None,
         memory: Tensor | None = None,
         memory_mask: Tensor | None = None,
+        head_mask: Tensor | None = None,
         self_prefix: Prefix | None = None,
         cross_prefix: Prefix | None = None,
         state: LayerState | None = None,
         need_weights: bool = False,
     ) -> LayerOutput:
-        """`mask` and `bias` are of the self-attention; without `memory` the cross-attention is passed
-        over."""
+        """`mask` and `bias` are of the self-attention, `head_mask` [H] of both; without `memory` the
+        cross-attention is passed over."""
         attended, self_weights = self.self_attention(
             self._before(self.self_attention_norm, x),
             mask=mask,
             bias=bias,
+            head_mask=head_mask,
             prefix=self_prefix,
             state=None if state is None else state.self_attention,
             need_weights=need_weights,
@@ -96,6 +98,7 @@ class TransformerLayer(nn.Module):
                 self._before(self.cross_attention_norm, x),
                 memory,
                 mask=memory_mask,
+                head_mask=head_mask,
                 prefix=cross_prefix,
                 state=None if state is None else state.cross_attention,
                 need_weights=need_weights,
@@ -169,6 +172,8 @@ class Stack(nn.Module):
         vectors: Tensor | None = None,
         *,
         attention_mask: Tensor | None = None,
+        positions: Tensor | None = None,
+        head_mask: Tensor | None = None,
         memory: Tensor | None = None,
         memory_attention_mask: Tensor | None = None,
         state: DecodingState | None = None,
@@ -178,11 +183,12 @@ class Stack(nn.Module):
         """One pass over ids [B, L] or vectors [B, L, D].
 
         attention_mask [B, past + L] and memory_attention_mask [B, S]: non-zero = real (all are, if absent).
-        memory [B or B / rows_per_source, S, D'] is what cross-attention reads. `state` holds the `past`
-        positions of earlier passes and takes in the new ones.
+        positions int64 [B or 1, L] replace past … past + L - 1 in the input embedding. head_mask [N, H]
+        scales each head of each layer. memory [B or B / rows_per_source, S, D'] is what cross-attention
+        reads. `state` holds the `past` positions of earlier passes and takes in the new ones.
         """
         past = 0 if state is None else state.length
-        x = self.embedding(ids, vectors, start=past)
+        x = self.embedding(ids, vectors, start=past, positions=positions)
         if self.wide_residual and x.dtype == torch.float16:
             x = x.float()
         rows, length = x.shape[0], x.shape[1]
@@ -243,6 +249,7 @@ class Stack(nn.Module):
                 bias=bias,
                 memory=memory,
                 memory_mask=memory_mask,
+                head_mask=None if head_mask is None else head_mask[number],
                 self_prefix=None if self_prefixes is None else self_prefixes[number],
                 cross_prefix=None if cross_prefixes is None else cross_prefixes[number],
                 state=None if state is None else state.layers[number],

@@ -1,82 +1,37 @@
 """From a config.json to a class: which family a checkpoint is of, and which of its classes does a task.
 
-One table says it all: a row a family, a column a task. `AutoModelFor…` reads the checkpoint's model_type and
-hands on to the class in its column.
+The table of `families`, and a row for pairs of them, says it all: a row a family, a column a task.
+`AutoModelFor…` reads the checkpoint's model_type and hands on to the class in its column.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from ..config import Config, Place, read_config
 from ..errors import CheckpointError, ConfigError
 from .base import Model
-from .mt5 import (
-    MT5Config,
-    MT5ForConditionalGeneration,
-    MT5ForQuestionAnswering,
-    MT5ForSequenceClassification,
-    MT5ForTokenClassification,
-    MT5Model,
-)
-from .mvp import (
-    MvpConfig,
-    MvpForCausalLM,
-    MvpForConditionalGeneration,
-    MvpForQuestionAnswering,
-    MvpForSequenceClassification,
-    MvpModel,
-)
-
-
-@dataclass(frozen=True)
-class Family:
-    """A family's config, its model without a head, and its classes by task."""
-
-    config: type[Config]
-    model: type[Model]
-    tasks: Mapping[str, type[Model]] = field(default_factory=dict)
-
+from .encoder_decoder import EncoderDecoderConfig, EncoderDecoderModel
+from .families import FAMILIES as SINGLE_FAMILIES
+from .families import Family as Family
+from .families import find_family
 
 FAMILIES: tuple[Family, ...] = (
-    Family(
-        MvpConfig,
-        MvpModel,
-        {
-            "Seq2SeqLM": MvpForConditionalGeneration,
-            "CausalLM": MvpForCausalLM,
-            "SequenceClassification": MvpForSequenceClassification,
-            "QuestionAnswering": MvpForQuestionAnswering,
-        },
-    ),
-    Family(
-        MT5Config,
-        MT5Model,
-        {
-            "Seq2SeqLM": MT5ForConditionalGeneration,
-            "SequenceClassification": MT5ForSequenceClassification,
-            "TokenClassification": MT5ForTokenClassification,
-            "QuestionAnswering": MT5ForQuestionAnswering,
-        },
-    ),
+    *SINGLE_FAMILIES,
+    Family(EncoderDecoderConfig, EncoderDecoderModel, {"Seq2SeqLM": EncoderDecoderModel}),
 )
 
 
 def family_of(model_type: object, what: str) -> Family:
     """The family of a model_type; `what` names the checkpoint in the error."""
-    for family in FAMILIES:
-        if model_type in (family.config.model_type, *family.config.accepts):
-            return family
-    known = [name for family in FAMILIES for name in (family.config.model_type, *family.config.accepts)]
-    raise CheckpointError(f"{what} has model_type {model_type!r}; it must be one of {', '.join(known)}")
+    return find_family(FAMILIES, model_type, what)
 
 
 def model_classes() -> list[type[Model]]:
     """Every public model class of every family."""
-    return [cls for family in FAMILIES for cls in (family.model, *family.tasks.values())]
+    found = [cls for row in FAMILIES for cls in (row.model, *row.tasks.values(), row.encoder)]
+    return [cls for cls in dict.fromkeys(found) if cls is not None]
 
 
 _HUB_OPTIONS = ("revision", "subfolder", "cache_dir", "token", "local_files_only")

@@ -33,16 +33,18 @@ from ..config import Config, Place, dtype_named, read_config
 from ..errors import CheckpointError, ConfigError
 from ..generation import Decoding, GenerateOutput, GenerationConfig, generate
 from ..layers.norms import RMSNorm
-from ..layers.positions import LearnedPositions, RelativePositionBias
+from ..layers.positions import LearnedPositions, RelativeDistances, RelativePositionBias
 
 ModelT = TypeVar("ModelT", bound="Model")
+
+_POSITIONS = (LearnedPositions, RelativeDistances, RelativePositionBias)
 
 
 class Model(nn.Module):
     """Base of the public model classes."""
 
     config_class: ClassVar[type[Config]]
-    float32_parts: ClassVar[Sequence[str]] = ()
+    float32_parts: Sequence[str] = ()
     """Patterns of parameter names that a float16 model keeps in float32."""
 
     config: Any
@@ -88,7 +90,7 @@ class Model(nn.Module):
             module.weight.fill_(1.0)
             if isinstance(module, nn.LayerNorm):
                 module.bias.zero_()
-        elif isinstance(module, (nn.Linear, nn.Embedding, LearnedPositions, RelativePositionBias)):
+        elif isinstance(module, (nn.Linear, nn.Embedding, *_POSITIONS)):
             module.weight.normal_(0.0, self.initial_std(name))
             if isinstance(module, nn.Linear) and module.bias is not None:
                 module.bias.zero_()
@@ -181,7 +183,7 @@ class Model(nn.Module):
             weights,
             cls.key_map(cfg),
             dtype=chosen,
-            keep_float32=cls.float32_parts,
+            keep_float32=model.float32_parts,
             device=_device(device, device_map),
             ignore_mismatched_sizes=ignore_mismatched_sizes,
             initialise=model.initialise,
@@ -290,6 +292,10 @@ class Model(nn.Module):
             table.padding_idx = None
         if head is not None:
             head.weight = table.weight if tied else _resized(head.weight, new_num_tokens)
+            if head.bias is not None:
+                kept = head.bias[:new_num_tokens]
+                new = kept.new_zeros(new_num_tokens - kept.shape[0])
+                head.bias = nn.Parameter(torch.cat([kept, new]), requires_grad=head.bias.requires_grad)
             head.out_features = new_num_tokens
         self.config.vocab_size = new_num_tokens
         return table
@@ -310,6 +316,11 @@ class Writes(Model):
     def max_positions(self) -> int | None:
         """How many positions the decoder can read; None where nothing limits it."""
         return None
+
+    @property
+    def reads_memory(self) -> bool:
+        """Whether a decoder alone has cross-attention, so that it can be the writing half of a pair."""
+        return False
 
     def begin_decoding(
         self,

@@ -24,6 +24,8 @@ class StackDecoding:
     decoder               a causal stack
     scores                from hidden vectors [R, D] to logits [R, V]
     prompt_mask           [sources, n] or None: which positions of the prompt are real; later ones all are
+    prompt_positions      [sources, n] or None: the prompt's positions, where they are not 0 … n - 1; later
+                          ones count on from the last
     prompt_vectors        [sources, n, D] or None: read in the first step in place of its ids
     memory, memory_mask   what cross-attention reads, a row a source, and which of its positions are real
     capacity              how many positions a row is expected to reach
@@ -39,6 +41,7 @@ class StackDecoding:
         capacity: int,
         use_cache: bool,
         prompt_mask: Tensor | None = None,
+        prompt_positions: Tensor | None = None,
         prompt_vectors: Tensor | None = None,
         memory: Tensor | None = None,
         memory_mask: Tensor | None = None,
@@ -48,6 +51,9 @@ class StackDecoding:
         self._decoder, self._scores = decoder, scores
         self._rows_per_source = rows_per_source
         self._prompt_mask = _for_rows(padding_mask(prompt_mask), rows_per_source)
+        self._prompt_positions = prompt_positions
+        if prompt_positions is not None and prompt_positions.shape[0] > 1:  # else one row serves all
+            self._prompt_positions = _for_rows(prompt_positions, rows_per_source)
         self._prompt_vectors = _for_rows(prompt_vectors, rows_per_source)
         self._memory, self._memory_mask = memory, padding_mask(memory_mask)
         self._state: DecodingState | None = None
@@ -78,6 +84,7 @@ class StackDecoding:
             ids if vectors is None else None,
             vectors,
             attention_mask=self._mask(length),
+            positions=self._positions(past, length),
             memory=self._memory,
             memory_attention_mask=self._memory_mask,
             state=self._state,
@@ -100,6 +107,17 @@ class StackDecoding:
             new = self._prompt_mask.new_ones(self._prompt_mask.shape[0], length - held)
             self._prompt_mask = torch.cat([self._prompt_mask, new], dim=1)
         return self._prompt_mask[:, :length]
+
+    def _positions(self, start: int, end: int) -> Tensor | None:
+        """The positions of columns start … end - 1, [R, end - start], or None where they are just those."""
+        if self._prompt_positions is None:
+            return None
+        held = self._prompt_positions.shape[1]
+        if held < end:
+            on = torch.arange(1, end - held + 1, device=self._prompt_positions.device)
+            more = self._prompt_positions[:, -1:] + on
+            self._prompt_positions = torch.cat([self._prompt_positions, more], dim=1)
+        return self._prompt_positions[:, start:end]
 
     def reorder(self, rows: Tensor) -> None:
         """Row r now continues what row rows[r] continued; rows stay with their source."""

@@ -34,6 +34,7 @@ from .base import Model
 from .seq2seq import (
     Decoder,
     Encoder,
+    EncoderModel,
     Seq2SeqClassifier,
     Seq2SeqHead,
     Seq2SeqLM,
@@ -388,18 +389,15 @@ class MT5ForQuestionAnswering(_MT5Head, Seq2SeqSpanFinder):
         return KeyMap(body_rules(config).under(ours="model.") + head, base_prefix=PREFIX)
 
 
-class MT5EncoderModel(Model):
+class MT5EncoderModel(EncoderModel):
     """mT5's encoder alone."""
 
     config_class = MT5Config
     float32_parts = MT5Model.float32_parts
 
     def __init__(self, config: MT5Config) -> None:
-        super().__init__(config)
-        self.token_embedding = nn.Embedding(config.vocab_size, config.d_model)
-        self.encoder = encoder(config, self.token_embedding)
-        self.encoder.config = config
-        self._initialise_own_parts()
+        tokens = nn.Embedding(config.vocab_size, config.d_model)
+        super().__init__(config, tokens, encoder(config, tokens))
 
     @classmethod
     def key_map(cls, config: MT5Config) -> KeyMap:
@@ -407,28 +405,6 @@ class MT5EncoderModel(Model):
 
     def initial_std(self, name: str) -> float:
         return published_std(self.config, name)
-
-    def get_encoder(self) -> Encoder:
-        """The encoder, callable on its own."""
-        return self.encoder
-
-    def get_input_embeddings(self) -> nn.Embedding:
-        return self.token_embedding
-
-    def forward(
-        self,
-        input_ids: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        inputs_embeds: Tensor | None = None,
-        output_attentions: bool | None = None,
-        output_hidden_states: bool | None = None,
-        return_dict: bool | None = None,
-    ) -> Any:
-        """input_ids int64 [B, S] or inputs_embeds [B, S, D] → BaseModelOutput with last_hidden_state [B, S,
-        D]."""
-        return self.encoder(
-            input_ids, attention_mask, inputs_embeds, output_attentions, output_hidden_states, return_dict
-        )
 
 
 class MT5ForTokenClassification(Model):

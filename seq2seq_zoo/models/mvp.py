@@ -486,6 +486,11 @@ class MvpForCausalLM(Writes):
         """How many positions the decoder has learnt."""
         return int(self.config.max_position_embeddings)
 
+    @property
+    def reads_memory(self) -> bool:
+        """Every MVP decoder has cross-attention."""
+        return True
+
     def begin_decoding(
         self,
         inputs: Mapping[str, Any],

@@ -60,9 +60,37 @@ def one_input(ids: Tensor | None, vectors: Tensor | None, ids_name: str, vectors
         raise ValueError(f"{ids_name} is empty; it must hold at least one position")
 
 
+def check_state(past_key_values: DecodingState | None) -> DecodingState | None:
+    """Refuse as past_key_values what no call has returned."""
+    if past_key_values is not None and not isinstance(past_key_values, DecodingState):
+        raise ValueError(
+            f"past_key_values is a {type(past_key_values).__name__}; it must be what an earlier call returned"
+        )
+    return past_key_values
+
+
 def as_returned(output: ModelOutput, return_dict: bool) -> Any:
     """The output, or the tuple of what it holds."""
     return output if return_dict else output.to_tuple()
+
+
+def as_encoder_output(given: EncoderOutputs) -> BaseModelOutput:
+    """What a caller gave as encoder_outputs, an encoder's output or the beginning of its tuple, as an
+    output."""
+    if isinstance(given, BaseModelOutput):
+        return given
+    if hasattr(given, "last_hidden_state"):
+        return BaseModelOutput(
+            given.last_hidden_state,
+            getattr(given, "hidden_states", None),
+            getattr(given, "attentions", None),
+        )
+    if not isinstance(given, (tuple, list)) or not 1 <= len(given) <= 3:
+        raise ValueError(
+            f"encoder_outputs is a {type(given).__name__}; it must be an encoder's output, or "
+            "a tuple of (last_hidden_state, hidden_states, attentions) or its beginning"
+        )
+    return BaseModelOutput(*given)
 
 
 class Encoder(Stack):
@@ -118,12 +146,7 @@ class Decoder(Stack):
         earlier call returned; it takes in the new positions and is returned again.
         """
         one_input(input_ids, inputs_embeds, "decoder_input_ids", "decoder_inputs_embeds")
-        if past_key_values is not None and not isinstance(past_key_values, DecodingState):
-            raise ValueError(
-                f"past_key_values is a {type(past_key_values).__name__}; "
-                "it must be what an earlier call returned"
-            )
-        state = past_key_values
+        state = check_state(past_key_values)
         if state is None and either(use_cache, self.config.use_cache):
             state = DecodingState(len(self.layers))
         out = self.run(
@@ -140,6 +163,43 @@ class Decoder(Stack):
             out.last, state, out.hidden, out.self_weights, out.cross_weights
         )
         return as_returned(output, either(return_dict, self.config.return_dict))
+
+
+class EncoderModel(Model):
+    """An encoder alone, with its token vectors."""
+
+    token_embedding: nn.Embedding
+    encoder: Encoder
+
+    def __init__(self, config: Config, token_embedding: nn.Embedding, encoder: Encoder) -> None:
+        super().__init__(config)
+        self.token_embedding = token_embedding
+        self.encoder = encoder
+        self.encoder.config = self.config
+        self._initialise_own_parts()
+
+    def get_encoder(self) -> Encoder:
+        """The encoder, callable on its own."""
+        return self.encoder
+
+    def get_input_embeddings(self) -> nn.Embedding:
+        """The token vectors, [V, D]."""
+        return self.token_embedding
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> Any:
+        """input_ids int64 [B, S] or inputs_embeds [B, S, D] → BaseModelOutput with last_hidden_state [B, S,
+        D]."""
+        return self.encoder(
+            input_ids, attention_mask, inputs_embeds, output_attentions, output_hidden_states, return_dict
+        )
 
 
 class Seq2SeqModel(Model):
@@ -251,24 +311,11 @@ class Seq2SeqModel(Model):
         output_hidden_states: bool | None = None,
     ) -> BaseModelOutput:
         """The encoder's output: the one given, as an object, or that of a pass."""
-        if encoder_outputs is None:
-            return self.encoder(  # type: ignore[no-any-return]
-                input_ids, attention_mask, inputs_embeds, output_attentions, output_hidden_states, True
-            )
-        if isinstance(encoder_outputs, BaseModelOutput):
-            return encoder_outputs
-        if hasattr(encoder_outputs, "last_hidden_state"):
-            return BaseModelOutput(
-                encoder_outputs.last_hidden_state,
-                getattr(encoder_outputs, "hidden_states", None),
-                getattr(encoder_outputs, "attentions", None),
-            )
-        if not isinstance(encoder_outputs, (tuple, list)) or not 1 <= len(encoder_outputs) <= 3:
-            raise ValueError(
-                f"encoder_outputs is a {type(encoder_outputs).__name__}; it must be an encoder's output, or "
-                "a tuple of (last_hidden_state, hidden_states, attentions) or its beginning"
-            )
-        return BaseModelOutput(*encoder_outputs)
+        if encoder_outputs is not None:
+            return as_encoder_output(encoder_outputs)
+        return self.encoder(  # type: ignore[no-any-return]
+            input_ids, attention_mask, inputs_embeds, output_attentions, output_hidden_states, True
+        )
 
 
 class Seq2SeqHead(Model):

@@ -1,0 +1,84 @@
+"""Which families there are: a row a family, a column a task.
+
+A row also says which of its classes can be one half of an `EncoderDecoderModel`: `encoder` the reading half,
+the class for CausalLM the writing half, if it takes encoder_hidden_states.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from ..config import Config
+from ..errors import CheckpointError
+from .base import Model
+from .bert_generation import BertGenerationConfig, BertGenerationDecoder, BertGenerationEncoder
+from .mt5 import (
+    MT5Config,
+    MT5EncoderModel,
+    MT5ForConditionalGeneration,
+    MT5ForQuestionAnswering,
+    MT5ForSequenceClassification,
+    MT5ForTokenClassification,
+    MT5Model,
+)
+from .mvp import (
+    MvpConfig,
+    MvpEncoder,
+    MvpForCausalLM,
+    MvpForConditionalGeneration,
+    MvpForQuestionAnswering,
+    MvpForSequenceClassification,
+    MvpModel,
+)
+
+
+@dataclass(frozen=True)
+class Family:
+    """A family's config, its model without a head, its classes by task, and its encoder alone."""
+
+    config: type[Config]
+    model: type[Model]
+    tasks: Mapping[str, type[Model]] = field(default_factory=dict)
+    encoder: type[Model] | None = None
+
+
+FAMILIES: tuple[Family, ...] = (
+    Family(
+        MvpConfig,
+        MvpModel,
+        {
+            "Seq2SeqLM": MvpForConditionalGeneration,
+            "CausalLM": MvpForCausalLM,
+            "SequenceClassification": MvpForSequenceClassification,
+            "QuestionAnswering": MvpForQuestionAnswering,
+        },
+        encoder=MvpEncoder,
+    ),
+    Family(
+        MT5Config,
+        MT5Model,
+        {
+            "Seq2SeqLM": MT5ForConditionalGeneration,
+            "SequenceClassification": MT5ForSequenceClassification,
+            "TokenClassification": MT5ForTokenClassification,
+            "QuestionAnswering": MT5ForQuestionAnswering,
+        },
+        encoder=MT5EncoderModel,
+    ),
+    Family(
+        BertGenerationConfig,
+        BertGenerationEncoder,
+        {"CausalLM": BertGenerationDecoder},
+        encoder=BertGenerationEncoder,
+    ),
+)
+
+
+def find_family(families: Sequence[Family], model_type: object, what: str) -> Family:
+    """The family of a model_type; `what` names the checkpoint in the error."""
+    for family in families:
+        if model_type in (family.config.model_type, *family.config.accepts):
+            return family
+    known = [name for family in families for name in (family.config.model_type, *family.config.accepts)]
+    raise CheckpointError(f"{what} has model_type {model_type!r}; it must be one of {', '.join(known)}")
