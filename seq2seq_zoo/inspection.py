@@ -77,6 +77,7 @@ def inspect_checkpoint(where: Place, class_name: str | None = None, **hub: Any) 
     cls = find_class(family, class_name, values.get("architectures") or ())
     config = family.config.from_dict(values)
     weights = open_weights(where, **hub)
+    cls.settle_config(config, weights)
     with torch.device("meta"):
         model = cls(config)
     key_map = cls.key_map(config)
