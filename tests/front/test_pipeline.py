@@ -322,7 +322,7 @@ def test_models_that_do_not_fit_are_refused(mvp: Path, model: Any, tokenizer: An
     with torch.device("meta"):
         causal = seq2seq_zoo.MvpForCausalLM(seq2seq_zoo.AutoConfig.from_pretrained(mvp))
         encoder = seq2seq_zoo.MT5EncoderModel(model.config)
-    with pytest.raises(UsageError, match="a MvpForCausalLM; for summarization it must be one of [A-Z]"):
+    with pytest.raises(UsageError, match=r"a MvpForCausalLM; for summarization it must be one of [A-Z]"):
         pipeline("summarization", causal, tokenizer=tokenizer)
     with pytest.raises(UsageError, match="MT5EncoderModel can do none of text2text-generation"):
         pipeline(model=encoder, tokenizer=tokenizer)
