@@ -6,10 +6,12 @@
 Two kinds of tokenizer share one surface (`base`). In a `PieceTokenizer` (`pieces`) the piece model is a
 library and the rest is Python, as in the slow tokenizers of transformers 4.x; in a `BackendTokenizer`
 (`backend`) the whole line runs inside `tokenizers`, which also knows offsets. The families are
-`byte_level_bpe` (MVP, RoBERTa, BART) and `t5` (mT5, T5); `auto` chooses among them.
+`byte_level_bpe` (MVP, RoBERTa, BART), `t5` (mT5, T5), `bert_generation` and `bert`; `auto` chooses among
+them.
 
-Reading order: encoding, options, special_tokens, base, pieces, backend, byte_level_bpe, spiece, t5, files,
-auto. The names below are loaded when first used, so that importing this package loads no tokenizer library.
+Reading order: encoding, options, special_tokens, base, pieces, backend, byte_level_bpe, spiece,
+spiece_tokenizer, t5, bert_generation, words, bert, files, auto. The names below are loaded when first used,
+so that importing this package loads no tokenizer library.
 """
 
 from importlib import import_module
@@ -18,6 +20,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .auto import AutoTokenizer as AutoTokenizer
     from .base import Tokenizer as Tokenizer
+    from .bert import BertTokenizer as BertTokenizer
+    from .bert import BertTokenizerFast as BertTokenizerFast
+    from .bert_generation import BertGenerationTokenizer as BertGenerationTokenizer
     from .byte_level_bpe import MvpTokenizer as MvpTokenizer
     from .byte_level_bpe import MvpTokenizerFast as MvpTokenizerFast
     from .byte_level_bpe import RobertaTokenizer as RobertaTokenizer
@@ -28,6 +33,9 @@ if TYPE_CHECKING:
 _MODULES = {
     "AutoTokenizer": "auto",
     "BatchEncoding": "encoding",
+    "BertGenerationTokenizer": "bert_generation",
+    "BertTokenizer": "bert",
+    "BertTokenizerFast": "bert",
     "MT5Tokenizer": "t5",
     "MT5TokenizerFast": "t5",
     "MvpTokenizer": "byte_level_bpe",
@@ -39,6 +47,9 @@ _MODULES = {
 __all__ = [
     "AutoTokenizer",
     "BatchEncoding",
+    "BertGenerationTokenizer",
+    "BertTokenizer",
+    "BertTokenizerFast",
     "MT5Tokenizer",
     "MT5TokenizerFast",
     "MvpTokenizer",

@@ -1,7 +1,7 @@
 """AutoTokenizer: from files to the class that reads them.
 
-Asked in turn: `tokenizer_class` in tokenizer_config.json, `tokenizer_class` and `model_type` in config.json,
-and at last which vocabulary files there are.
+Asked in turn: `tokenizer_class` in tokenizer_config.json, `tokenizer_class` and `model_type` in config.json
+(the encoder's, where two models are joined), and at last which vocabulary files there are.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 from seq2seq_zoo.errors import TokenizerError
 
 from .base import Tokenizer
+from .bert import BertTokenizer, BertTokenizerFast
+from .bert_generation import BertGenerationTokenizer
 from .byte_level_bpe import MvpTokenizer, MvpTokenizerFast
 from .files import CONFIG, Place
 from .t5 import MT5Tokenizer, MT5TokenizerFast
@@ -24,6 +26,8 @@ class _Family(NamedTuple):
 
 _BYTE_LEVEL_BPE = _Family(MvpTokenizer, MvpTokenizerFast)
 _T5 = _Family(MT5Tokenizer, MT5TokenizerFast)
+_BERT = _Family(BertTokenizer, BertTokenizerFast)
+_BERT_GENERATION = _Family(BertGenerationTokenizer, BertGenerationTokenizer)
 
 CLASSES = {
     "BartTokenizer": _BYTE_LEVEL_BPE,
@@ -31,6 +35,8 @@ CLASSES = {
     "RobertaTokenizer": _BYTE_LEVEL_BPE,
     "MT5Tokenizer": _T5,
     "T5Tokenizer": _T5,
+    "BertTokenizer": _BERT,
+    "BertGenerationTokenizer": _BERT_GENERATION,
 }
 """tokenizer_class, without a final "Fast" → classes."""
 
@@ -41,12 +47,15 @@ MODEL_TYPES = {
     "roberta": _BYTE_LEVEL_BPE,
     "mt5": _T5,
     "t5": _T5,
+    "bert": _BERT,
+    "bert-generation": _BERT_GENERATION,
 }
 """model_type of config.json → classes."""
 
 VOCABULARIES = {
     ("vocab.json", "merges.txt"): _BYTE_LEVEL_BPE,
     ("spiece.model",): _T5,
+    ("vocab.txt",): _BERT,
 }
 """Vocabulary files → classes."""
 
@@ -100,6 +109,10 @@ def _family(place: Place) -> tuple[_Family, bool]:
                 "each also with Fast"
             )
     model_type = config.get("model_type")
+    if model_type == "encoder-decoder":
+        # The text that a user writes is for the encoder.
+        encoder = config.get("encoder")
+        model_type = encoder.get("model_type") if isinstance(encoder, dict) else None
     if model_type in MODEL_TYPES:
         return MODEL_TYPES[model_type], False
     if model_type is not None:
