@@ -82,6 +82,8 @@ class Tokenizer(PretrainedTokens):
         super().__init__(roles, additional_special_tokens)
         self.padding_side = padding_side
         self.truncation_side = truncation_side
+        if not isinstance(model_max_length, int | float | None):
+            raise TokenizerError(f"model_max_length is {model_max_length!r}; it must be a number of tokens")
         self.model_max_length = NO_LIMIT if model_max_length is None else int(model_max_length)
         self.clean_up_tokenization_spaces = bool(clean_up_tokenization_spaces)
         self.split_special_tokens = split_special_tokens
@@ -164,6 +166,8 @@ class Tokenizer(PretrainedTokens):
     def encode_plus(self, text: Any, text_pair: Any = None, **options: Any) -> BatchEncoding:
         """Encode one text or pair."""
         asked = self.options_class(**options)
+        if text is None:
+            raise TokenizerError("text is None; it must be a text")
         return self._encode((text, text_pair), asked, self._plan(asked))
 
     def batch_encode_plus(self, batch_text_or_text_pairs: Sequence[Any], **options: Any) -> BatchEncoding:
@@ -199,6 +203,8 @@ class Tokenizer(PretrainedTokens):
     def _encode_rows(self, name: str, rows: list[Row], options: EncodeOptions) -> BatchEncoding:
         if not rows:
             raise TokenizerError(f"{name} is an empty list; at least one text is needed")
+        if any(first is None for first, _ in rows):
+            raise TokenizerError(f"{name} holds None; it must hold texts")
         return self._encode_batch(rows, options, self._plan(options))
 
     def _plan(self, options: EncodeOptions) -> Lengths:

@@ -15,6 +15,7 @@ every stretch of text between added tokens.
 
 from __future__ import annotations
 
+import codecs
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -123,7 +124,7 @@ class MvpTokenizer(PieceTokenizer, _ByteLevelTokenizer):
         else:
             self._vocab, self._merges = _read_bpe(vocab, merges, self, settings.get("name_or_path"))
         self._by_id = {index: piece for piece, index in self._vocab.items()}
-        self.errors = errors
+        self.errors = _known_handler(errors)
         self.add_prefix_space = add_prefix_space
         self.trim_offsets = trim_offsets
         self._load()
@@ -244,7 +245,7 @@ class MvpTokenizerFast(BackendTokenizer, _ByteLevelTokenizer):
         tokenizer_file: str | None = None,
         **settings: Any,
     ) -> None:
-        self.errors = errors
+        self.errors = _known_handler(errors)
         self.add_prefix_space = add_prefix_space
         self.trim_offsets = trim_offsets
         if tokenizer_file is not None:
@@ -299,6 +300,16 @@ def _byte_of() -> dict[str, int]:
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(0x100) if byte not in printable]
     return {chr(b): b for b in printable} | {chr(0x100 + i): b for i, b in enumerate(others)}
+
+
+def _known_handler(errors: str) -> str:
+    try:
+        codecs.lookup_error(errors)
+    except (LookupError, TypeError) as error:
+        raise TokenizerError(
+            f"errors is {errors!r}; it must be an error handler such as 'replace'"
+        ) from error
+    return errors
 
 
 def _special(token: Token | None, **flags: bool) -> Token | None:

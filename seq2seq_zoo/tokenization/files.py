@@ -4,7 +4,9 @@
     special_tokens_map.json   special tokens once more (4.x)
     added_tokens.json         added tokens beyond the vocabulary: text → id (4.x, Python tokenizers)
     tokenizer.json            everything, for `tokenizers`; the only vocabulary file of 5.x
-    vocab.json, merges.txt    byte-level BPE            spiece.model   sentencepiece
+    vocab.json, merges.txt    byte-level BPE
+    spiece.model              sentencepiece
+    vocab.txt                 WordPiece
 
 An added token is described in one of three places. Where tokenizer_config.json has `added_tokens_decoder`, it
 is the whole truth; otherwise special_tokens_map.json, added_tokens.json and the list in tokenizer.json are
@@ -39,6 +41,8 @@ CONFIG, SPECIAL_TOKENS_MAP, ADDED_TOKENS = (
     "added_tokens.json",
 )
 TOKENIZER = "tokenizer.json"
+
+_FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
 
 # Keys that say which class wrote a file and from where; they are no settings of a tokenizer.
 _PROVENANCE = (
@@ -157,8 +161,8 @@ def _special_tokens_map(place: Place, settings: dict[str, Any], overrides: dict[
 
 
 def _added_tokens(place: Place, settings: dict[str, Any]) -> dict[int, AddedToken]:
-    roles = [settings[role] for role in ROLES if settings.get(role)]
-    special = {text_of(token) for token in roles + list(settings.get(ADDITIONAL) or [])}
+    held = [settings.get(role) for role in ROLES] + list(settings.get(ADDITIONAL) or [])
+    special = {text_of(token) for token in held if isinstance(token, str | AddedToken)}
     added: dict[int, AddedToken] = {}
     for text, index in place.json(ADDED_TOKENS).items():
         if not isinstance(index, int):
@@ -166,13 +170,18 @@ def _added_tokens(place: Place, settings: dict[str, Any]) -> dict[int, AddedToke
         added[index] = AddedToken(text, special=text in special, normalized=text not in special)
     path = place.path(TOKENIZER)
     if path is not None:
-        listed = read_json(path).get("added_tokens") or []
-        added |= _by_id({entry.pop("id"): entry for entry in listed}, TOKENIZER)
+        try:
+            listed = {entry["id"]: entry for entry in read_json(path).get("added_tokens") or []}
+        except (KeyError, TypeError) as error:
+            raise TokenizerError(f"{path} lists added tokens without an id") from error
+        added |= _by_id(listed, TOKENIZER)
     return added
 
 
-def _by_id(tokens: dict[Any, Any], source: str) -> dict[int, AddedToken]:
+def _by_id(tokens: Any, source: str) -> dict[int, AddedToken]:
     found = {}
+    if not isinstance(tokens, dict):
+        raise TokenizerError(f"{source}: the added tokens are {tokens!r}; they must be an object")
     for index, token in tokens.items():
         if isinstance(token, dict):
             token = _added_token(token)
@@ -180,6 +189,8 @@ def _by_id(tokens: dict[Any, Any], source: str) -> dict[int, AddedToken]:
             raise TokenizerError(
                 f"{source}: the added token of id {index} is {token!r}; it must be an object"
             )
+        if not str(index).isdecimal():
+            raise TokenizerError(f"{source}: the id of an added token is {index!r}; it must be a number")
         found[int(index)] = token
     return found
 
@@ -189,12 +200,13 @@ def _special(value: Any) -> Token:
 
 
 def _added_token(state: dict[str, Any]) -> AddedToken:
-    try:
-        return AddedToken(**{key: value for key, value in state.items() if key != "__type"})
-    except TypeError as error:
+    flags = {flag: state[flag] for flag in _FLAGS if flag in state}
+    if not isinstance(state.get("content"), str) or not all(isinstance(v, bool) for v in flags.values()):
         raise TokenizerError(
-            f"an added token is described by {state}, which does not fit: {error}"
-        ) from error
+            f"an added token is {state}; it must have a text as content, and true or false as "
+            f"{', '.join(_FLAGS)}"
+        )
+    return AddedToken(state["content"], **flags)
 
 
 def _revived(value: Any) -> Any:
@@ -307,4 +319,5 @@ class Replacing:
         self.write(name, (text + "\n").encode("utf-8"))
 
 
-_ALL_FILES = {CONFIG, SPECIAL_TOKENS_MAP, ADDED_TOKENS, TOKENIZER, "vocab.json", "merges.txt", "spiece.model"}
+_VOCABULARIES = {"vocab.json", "merges.txt", "spiece.model", "vocab.txt"}
+_ALL_FILES = {CONFIG, SPECIAL_TOKENS_MAP, ADDED_TOKENS, TOKENIZER, *_VOCABULARIES}

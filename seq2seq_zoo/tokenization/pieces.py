@@ -226,8 +226,8 @@ class PieceTokenizer(Tokenizer):
     def _ids_and_offsets(self, row: Row, options: EncodeOptions) -> dict[str, Any]:
         if options.return_offsets_mapping and not self.has_offsets:
             raise TokenizerError(
-                f"return_offsets_mapping is True, but {type(self).__name__} knows no offsets; "
-                f"{type(self).__name__}Fast does"
+                f"return_offsets_mapping is True, but {type(self).__name__} knows no offsets; tokenizers "
+                "whose class ends in Fast do"
             )
         found: dict[str, Any] = {}
         for text, name in zip(row, ("", "pair_"), strict=True):
@@ -247,6 +247,8 @@ class PieceTokenizer(Tokenizer):
         """The ids of a text, a list of words, a list of tokens or a list of ids."""
         if isinstance(text, str):
             parts = [self._tokenize(text, options)]
+        elif not isinstance(text, list | tuple):
+            raise TokenizerError(f"a text is {text!r}; it must be a string or a list")
         elif options.is_split_into_words:
             parts = [self._tokenize(str(word), options) for word in text]
         elif text and all(isinstance(item, int) for item in text):
@@ -254,9 +256,7 @@ class PieceTokenizer(Tokenizer):
         elif text and all(isinstance(item, str) for item in text):
             return [self._id_of(str(item)) for item in text], []
         else:
-            raise TokenizerError(
-                f"text is {text!r}; it must be a string, or a list of tokens, of ids, or of words"
-            )
+            raise TokenizerError(f"a text is {text!r}; a list must be of words, of tokens or of ids")
         pieces = [piece for part in parts for piece in part]
         return [self._id_of(piece.token) for piece in pieces], [(piece.start, piece.end) for piece in pieces]
 

@@ -6,13 +6,18 @@ same, so the fields in question are read here:
 
     ModelProto       1 pieces*           2 trainer_spec      3 normalizer_spec
     SentencePiece    1 piece (text)      2 score (float)     3 type
-    TrainerSpec      3 model_type        40 unk_id
+    TrainerSpec      3 model_type        35 byte_fallback    40 unk_id
     NormalizerSpec   2 precompiled_charsmap (bytes)          3 add_dummy_prefix (bool)
+
+The other way round, a unigram model that stands only in a tokenizer.json, as transformers 5.x saves it,
+becomes a spiece.model again with the same fields.
 """
 
 from __future__ import annotations
 
+import base64
 import os
+import re
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -31,6 +36,10 @@ NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
 """Types of pieces."""
 UNIGRAM, BPE, WORD, CHAR = range(1, 5)
 """Types of models."""
+
+SENTINEL = re.compile(r"<extra_id_\d+>")
+"""Tokens that T5 puts behind the pieces of its model."""
+_BYTE_PIECES = frozenset(f"<0x{byte:02X}>" for byte in range(256))
 
 # Appended to a model this is a second normalizer_spec, which a reader merges into the first: add_dummy_prefix
 # off.
@@ -106,6 +115,75 @@ def _parse(content: bytes) -> Spiece:
     if not pieces:
         raise ValueError("it has no pieces")
     return Spiece(pieces, types, model_type, unk_id, charsmap)
+
+
+def spiece_of_json(path: str | os.PathLike[str]) -> bytes:
+    """The unigram model of a tokenizer.json as a spiece.model; TokenizerError if it holds no such model.
+
+    Sentinels (<extra_id_0>, …) are left out: they are no pieces of the model.  Special tokens become control
+    symbols, other added tokens user-defined ones.
+    """
+    content = files.read_json(path)
+    model = content.get("model")
+    if not isinstance(model, dict) or not isinstance(model.get("vocab"), list) or not model["vocab"]:
+        raise TokenizerError(f"{os.fspath(path)} holds no unigram model")
+    try:
+        pieces = [(str(text), float(score)) for text, score in model["vocab"]]
+        flags = {token["content"]: bool(token["special"]) for token in content.get("added_tokens") or []}
+        unk_id = int(model["unk_id"])
+        charsmap = b"".join(base64.b64decode(table) for table in _charsmaps(content.get("normalizer")))
+    except (KeyError, TypeError, ValueError) as error:
+        raise TokenizerError(f"{os.fspath(path)} is no valid tokenizer file: {error!r}") from error
+    while pieces and SENTINEL.fullmatch(pieces[-1][0]):
+        pieces.pop()
+    texts = {text for text, _ in pieces}
+    bytes_too = all(text in texts for text in _BYTE_PIECES)
+    types = [
+        UNKNOWN
+        if i == unk_id
+        else BYTE
+        if bytes_too and text in _BYTE_PIECES
+        else {True: CONTROL, False: USER_DEFINED}[flags[text]]
+        if text in flags
+        else NORMAL
+        for i, (text, _) in enumerate(pieces)
+    ]
+    return _serialized(Spiece(pieces, types, UNIGRAM, unk_id, charsmap))
+
+
+def _charsmaps(normalizer: Any) -> Iterator[str]:
+    """The normalization tables (at most one) in a tokenizer.json's normalizer."""
+    if isinstance(normalizer, dict):
+        if normalizer.get("type") == "Precompiled":
+            yield normalizer["precompiled_charsmap"]
+        for inner in normalizer.get("normalizers") or []:
+            yield from _charsmaps(inner)
+
+
+def _serialized(model: Spiece) -> bytes:
+    content = bytearray()
+    for (text, score), kind in zip(model.pieces, model.types, strict=True):
+        piece = (
+            _field(1, text.encode("utf-8")) + bytes([2 << 3 | 5]) + struct.pack("<f", score) + _field(3, kind)
+        )
+        content += _field(1, piece)
+    trainer = _field(3, model.model_type) + _field(35, int(BYTE in model.types)) + _field(40, model.unk_id)
+    return bytes(content) + _field(2, trainer) + _field(3, _field(2, model.charsmap))
+
+
+def _field(number: int, value: int | bytes) -> bytes:
+    if isinstance(value, int):
+        return _packed(number << 3) + _packed(value)
+    return _packed(number << 3 | 2) + _packed(len(value)) + value
+
+
+def _packed(value: int) -> bytes:
+    """An integer in groups of seven bits, the lowest first."""
+    groups = bytearray()
+    while value > 0x7F:
+        groups.append(value & 0x7F | 0x80)
+        value >>= 7
+    return bytes([*groups, value])
 
 
 def _fields(message: bytes) -> Iterator[tuple[int, int | bytes]]:

@@ -14,7 +14,6 @@ falls back to bytes.
 
 from __future__ import annotations
 
-import re
 import warnings
 from typing import Any, ClassVar
 
@@ -30,15 +29,16 @@ from .base import Tokenizer
 from .options import EncodeOptions
 from .pieces import Piece, PieceTokenizer
 from .special_tokens import Token, text_of
-from .spiece import UNDERLINE
-
-_SENTINEL = re.compile(r"<extra_id_\d+>")
+from .spiece import SENTINEL, UNDERLINE
 
 
 class _T5Tokenizer(Tokenizer):
     """What the two classes share: sentinels, special tokens around a text."""
 
-    vocab_files_names: ClassVar[dict[str, str]] = {"vocab_file": "spiece.model"}
+    vocab_files_names: ClassVar[dict[str, str]] = {
+        "vocab_file": "spiece.model",
+        "tokenizer_file": "tokenizer.json",
+    }
     saved_settings: ClassVar[tuple[str, ...]] = ("extra_ids", "legacy", "sp_model_kwargs", "add_prefix_space")
 
     extra_ids: int
@@ -56,7 +56,7 @@ class _T5Tokenizer(Tokenizer):
 
     def get_sentinel_tokens(self) -> list[str]:
         """The sentinels among the special tokens."""
-        return [text for text in self.additional_special_tokens if _SENTINEL.fullmatch(text)]
+        return [text for text in self.additional_special_tokens if SENTINEL.fullmatch(text)]
 
     def get_sentinel_token_ids(self) -> list[int]:
         """Their ids."""
@@ -64,7 +64,10 @@ class _T5Tokenizer(Tokenizer):
 
 
 class MT5Tokenizer(PieceTokenizer, _T5Tokenizer):
-    """sentencepiece with added tokens cut out in Python; behaves as transformers 4.57.6's T5Tokenizer."""
+    """sentencepiece with added tokens cut out in Python; behaves as transformers 4.57.6's T5Tokenizer.
+
+    Built from a spiece.model or, if there is none, from the same model in a tokenizer.json.
+    """
 
     # The name that released checkpoints have and that every version of transformers finds.
     saved_class_name: ClassVar[str] = "T5Tokenizer"
@@ -81,27 +84,27 @@ class MT5Tokenizer(PieceTokenizer, _T5Tokenizer):
         legacy: bool | None = None,
         add_prefix_space: bool = True,
         *,
+        tokenizer_file: str | None = None,
         added_tokens_decoder: dict[int, AddedToken] | None = None,
         **settings: Any,
     ) -> None:
-        if vocab_file is None:
-            raise TokenizerError(
-                f"{settings.get('name_or_path') or 'MT5Tokenizer'}: spiece.model is missing; "
-                "MT5TokenizerFast can also be built from a tokenizer.json"
-            )
-        self.vocab_file = str(vocab_file)
+        _check_files(self, vocab_file, tokenizer_file, settings.get("name_or_path"))
+        _check_count(extra_ids)
+        self.vocab_file = str(vocab_file or tokenizer_file)
         self.extra_ids = extra_ids
         self.sp_model_kwargs = dict(sp_model_kwargs or {})
         self.legacy = True if legacy is None else legacy
         self.add_prefix_space = add_prefix_space
-        self._spiece = spiece.read_spiece(vocab_file)
+        self._spiece = (
+            spiece.read_spiece(vocab_file) if vocab_file else spiece.spiece_of_json(self.vocab_file)
+        )
         self._load()
 
         additional = with_sentinels(additional_special_tokens, extra_ids)
-        count = sum("<extra_id_" in text_of(token) for token in additional)
+        last = self.vocab_size - 1 + sum("<extra_id_" in text_of(token) for token in additional)
         sentinels = {
-            self.vocab_size - 1 + extra_ids - i: _special(f"<extra_id_{i}>", lstrip=True, rstrip=True)
-            for i in range(count)
+            last - i: _special(f"<extra_id_{i}>", lstrip=True, rstrip=True)
+            for i in range(last - self.vocab_size + 1)
         }
         super().__init__(
             eos_token=_special(eos_token) if isinstance(eos_token, str) else eos_token,
@@ -202,10 +205,6 @@ class MT5TokenizerFast(BackendTokenizer, _T5Tokenizer):
     Built from a tokenizer.json or, if there is none or `add_prefix_space` is set, from a spiece.model.
     """
 
-    vocab_files_names: ClassVar[dict[str, str]] = {
-        "vocab_file": "spiece.model",
-        "tokenizer_file": "tokenizer.json",
-    }
     saved_class_name: ClassVar[str] = "MT5Tokenizer"
 
     def __init__(
@@ -222,11 +221,8 @@ class MT5TokenizerFast(BackendTokenizer, _T5Tokenizer):
         legacy: bool | None = None,
         **settings: Any,
     ) -> None:
-        if vocab_file is None and tokenizer_file is None:
-            raise TokenizerError(
-                f"{settings.get('name_or_path') or 'MT5TokenizerFast'}: tokenizer.json and spiece.model are "
-                "missing; one of them is needed"
-            )
+        _check_files(self, vocab_file, tokenizer_file, settings.get("name_or_path"))
+        _check_count(extra_ids)
         self.extra_ids = extra_ids
         self.legacy = True if legacy is None else legacy
         self.sp_model_kwargs = dict(sp_model_kwargs or {})
@@ -284,6 +280,19 @@ def with_sentinels(additional: list[Token] | None, extra_ids: int) -> list[Token
             f"extra_ids is {extra_ids}, but additional_special_tokens has {given} sentinels; they must agree"
         )
     return tokens
+
+
+def _check_files(tokenizer: Tokenizer, spiece: str | None, json: str | None, where: str | None) -> None:
+    if spiece is None and json is None:
+        raise TokenizerError(
+            f"{where or 'the arguments'}: spiece.model and tokenizer.json are missing; "
+            f"a {type(tokenizer).__name__} is built from one of them"
+        )
+
+
+def _check_count(extra_ids: object) -> None:
+    if isinstance(extra_ids, bool) or not isinstance(extra_ids, int) or extra_ids < 0:
+        raise TokenizerError(f"extra_ids is {extra_ids!r}; it must be an integer from 0 on")
 
 
 def _special(token: str, **flags: bool) -> AddedToken:
