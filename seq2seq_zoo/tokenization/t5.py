@@ -18,6 +18,7 @@ import warnings
 from typing import Any, ClassVar
 
 import tokenizers
+from sentencepiece import SentencePieceProcessor
 from tokenizers import AddedToken, Regex, decoders, normalizers, pre_tokenizers, processors
 from tokenizers.models import Unigram
 
@@ -27,9 +28,10 @@ from . import files, spiece
 from .backend import BackendTokenizer, read_backend, with_settings
 from .base import Tokenizer
 from .options import EncodeOptions
-from .pieces import Piece, PieceTokenizer
+from .pieces import Piece
 from .special_tokens import Token, text_of
 from .spiece import SENTINEL, UNDERLINE
+from .spiece_tokenizer import SpieceTokenizer
 
 
 class _T5Tokenizer(Tokenizer):
@@ -63,7 +65,7 @@ class _T5Tokenizer(Tokenizer):
         return list(self.convert_tokens_to_ids(self.get_sentinel_tokens()))
 
 
-class MT5Tokenizer(PieceTokenizer, _T5Tokenizer):
+class MT5Tokenizer(SpieceTokenizer, _T5Tokenizer):
     """sentencepiece with added tokens cut out in Python; behaves as transformers 4.57.6's T5Tokenizer.
 
     Built from a spiece.model or, if there is none, from the same model in a tokenizer.json.
@@ -98,7 +100,7 @@ class MT5Tokenizer(PieceTokenizer, _T5Tokenizer):
         self._spiece = (
             spiece.read_spiece(vocab_file) if vocab_file else spiece.spiece_of_json(self.vocab_file)
         )
-        self._load()
+        self._processor = self._load()
 
         additional = with_sentinels(additional_special_tokens, extra_ids)
         last = self.vocab_size - 1 + sum("<extra_id_" in text_of(token) for token in additional)
@@ -115,27 +117,10 @@ class MT5Tokenizer(PieceTokenizer, _T5Tokenizer):
             **settings,
         )
 
-    def _load(self) -> None:
-        self._processor = spiece.load_processor(
+    def _load(self) -> SentencePieceProcessor:
+        return spiece.load_processor(
             self._spiece, self.vocab_file, dummy_prefix=self.legacy, **self.sp_model_kwargs
         )
-
-    @property
-    def vocab_size(self) -> int:
-        return int(self._processor.get_piece_size())
-
-    def _base_vocab(self) -> dict[str, int]:
-        return {self._processor.id_to_piece(i): i for i in range(self.vocab_size)}
-
-    def _base_id(self, piece: str) -> int | None:
-        index = int(self._processor.piece_to_id(piece))
-        return index if index != self._processor.unk_id() or self._base_piece(index) == piece else None
-
-    def _base_piece(self, index: int) -> str | None:
-        return self._processor.id_to_piece(index) if 0 <= index < self.vocab_size else None
-
-    def _unknown_id(self, token: str) -> int:
-        return int(self._processor.unk_id())
 
     def build_inputs_with_special_tokens(
         self, token_ids_0: list[int], token_ids_1: list[int] | None = None
@@ -160,12 +145,9 @@ class MT5Tokenizer(PieceTokenizer, _T5Tokenizer):
             return pieces[1:]
         return pieces
 
-    def _pieces(self, text: str) -> list[Piece]:
-        return [Piece(token, 0, 0) for token in self._encode_text(text)]
-
     def _encode_text(self, text: str) -> list[str]:
         if self.legacy or not text.startswith((UNDERLINE, " ")):
-            return list(self._processor.encode(text, out_type=str))
+            return super()._encode_text(text)
         # The library drops a leading space; behind other text it stays, and that text's pieces are taken off
         # again.
         guard = str(self.unk_token)
@@ -187,16 +169,6 @@ class MT5Tokenizer(PieceTokenizer, _T5Tokenizer):
             text += ("" if after_special else " ") + str(self._processor.decode(run)) + token
             run, after_special = [], True
         return (text + str(self._processor.decode(run))).strip()
-
-    def _write_vocabulary(self, folder: files.Replacing) -> None:
-        folder.write("spiece.model", self._spiece)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name != "_processor"}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._load()
 
 
 class MT5TokenizerFast(BackendTokenizer, _T5Tokenizer):
