@@ -29,6 +29,7 @@ from ..layers.embedding import InputEmbedding
 from ..layers.feed_forward import FeedForward
 from ..layers.heads import next_token_loss
 from ..layers.masks import padding_mask
+from ..layers.norms import LayerNorm
 from ..layers.positions import LearnedPositions, RelativeDistances
 from ..layers.state import DecodingState
 from ..layers.transformer import Stack, TransformerLayer
@@ -124,8 +125,8 @@ def attention(config: BertGenerationConfig, distances: RelativeDistances | None 
     )
 
 
-def norm(config: BertGenerationConfig) -> nn.LayerNorm:
-    return nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+def norm(config: BertGenerationConfig) -> LayerNorm:
+    return LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
 
 
 def layer(config: BertGenerationConfig) -> TransformerLayer:
@@ -196,6 +197,9 @@ HEAD = renames("""
     lm_head.decoder.weight -> lm_head.weight
     lm_head.bias           -> lm_head.bias
 """) + Rules(Alias("lm_head.decoder.bias", "lm_head.bias"))
+HEAD_UNTIED_BY_5 = renames("lm_head.decoder.{p} -> lm_head.{p}") + Rules(
+    Drop("lm_head.bias", "a second bias that transformers 5.x stores with an untied head, and does not use")
+)
 PREFIX = "bert."
 
 
@@ -329,7 +333,8 @@ class BertGenerationDecoder(Writes):
 
     @classmethod
     def key_map(cls, config: BertGenerationConfig) -> KeyMap:
-        return KeyMap(BODY.under(theirs=PREFIX, ours="model.") + HEAD + OF_BERT, base_prefix=PREFIX)
+        head = HEAD_UNTIED_BY_5 if config.saved_by_5 and not config.tie_word_embeddings else HEAD
+        return KeyMap(BODY.under(theirs=PREFIX, ours="model.") + head + OF_BERT, base_prefix=PREFIX)
 
     def initial_std(self, name: str) -> float:
         return float(self.config.initializer_range)
