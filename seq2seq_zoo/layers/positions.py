@@ -108,10 +108,14 @@ class RelativePositionBias(nn.Module):
             max_distance=self.max_distance,
             bidirectional=self.bidirectional,
         )
-        by_distance = self.weight[bucket].t()  # [H, L + S - 1]
-        # Row i of the layout is the window of S distances that ends L - 1 - i columns before the last.
-        windows = by_distance.unfold(1, keys, 1)  # → [H, L, S], the last query first
-        return windows.flip(1)[None]
+        return laid_out(self.weight[bucket].t(), keys)[None]  # [H, L + S - 1] → [1, H, L, S]
+
+
+def laid_out(by_distance: Tensor, keys: int) -> Tensor:
+    """Numbers by distance, from the last query's to the first key to the first query's to the last, as scores:
+    [..., L + S - 1] → [..., L, S]."""
+    # Row i of the layout is the window of S distances that ends i columns before the last.
+    return by_distance.unfold(-1, keys, 1).flip(-2)
 
 
 class RelativeDistances(nn.Module):
@@ -147,3 +151,63 @@ class RelativeDistances(nn.Module):
             back = column.t().expand(*keys.shape[:2], size, length)
             scores = scores + (keys @ by_distance).gather(-1, back).transpose(-1, -2)
         return scores
+
+
+class SimpleBias(nn.Module):
+    """A learnt number for each distance, added to the scores of a single head.
+
+    bias[i, j] = weight[limit - 1 + j - i]    (Ma et al. 2022, MEGA, arXiv:2209.10655, section 3.3)
+
+    → [L, S], for queries at places first … first + L - 1 and keys at 0 … S - 1. No place may be `limit` or
+    beyond: with chunks it is their size, else `positions`, the number of positions that the table of
+    2 · positions - 1 numbers was made for.
+    """
+
+    def __init__(self, positions: int, limit: int | None = None) -> None:
+        super().__init__()
+        self.limit = positions if limit is None else limit
+        self.weight = nn.Parameter(torch.empty(2 * positions - 1))
+        nn.init.normal_(self.weight)
+
+    def forward(self, queries: int, keys: int, first: int = 0) -> Tensor:
+        longest = max(first + queries, keys)
+        if longest > self.limit:
+            raise ValueError(
+                f"attention reaches over {longest} positions; the simple bias has learnt {self.limit} "
+                "(max_positions, or chunk_size where there is one)"
+            )
+        lowest = self.limit - first - queries  # the index of the last query's distance to the first key
+        return laid_out(self.weight[lowest : lowest + queries + keys - 1], keys)
+
+
+class RotaryBias(nn.Module):
+    """A number for each distance, from two learnt vectors that turn with it, added to the scores of a single head.
+
+    bias[i, j] = (R_i α) · (R_j β)    (Ma et al. 2022, MEGA, arXiv:2209.10655, section 3.3; R_i turns the k-th
+                                      pair of n = E / 2, entries k and n + k, by the angle i · 10000^(-k / n))
+
+    → [L, S], for queries at places first … first + L - 1 and keys at 0 … S - 1, any of them. As a turn by i and
+    one back by j is one by i - j, only distances are computed.
+    """
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.alpha = nn.Parameter(torch.empty(1, size))
+        self.beta = nn.Parameter(torch.empty(1, size))
+        nn.init.normal_(self.alpha)
+        nn.init.normal_(self.beta)
+        # Every checkpoint holds this 0, by which the authors' code knew its own dtype.
+        self.register_buffer("dtype_mark", torch.zeros(1))
+
+    def forward(self, queries: int, keys: int, first: int = 0) -> Tensor:
+        a, b = self.alpha[0].chunk(2), self.beta[0].chunk(2)
+        pairs, device = a[0].shape[0], self.alpha.device
+        wide = (
+            torch.float32 if device.type == "mps" else torch.float64
+        )  # distances may be large: turn exactly
+        speed = 10000.0 ** (-torch.arange(pairs, dtype=wide, device=device) / pairs)
+        distance = torch.arange(1 - first - queries, keys - first, dtype=wide, device=device)
+        angle = distance[:, None] * speed  # [L + S - 1, E / 2]
+        cosine, sine = angle.cos().to(a[0].dtype), angle.sin().to(a[0].dtype)
+        by_distance = cosine @ (a[0] * b[0] + a[1] * b[1]) + sine @ (a[1] * b[0] - a[0] * b[1])
+        return laid_out(by_distance, keys)

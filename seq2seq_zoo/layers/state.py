@@ -5,6 +5,8 @@ It is an argument of a pass, never part of a module, so that two threads can dec
 
     GrowingKeyValues   self-attention: keys and values of the text so far, in a buffer with room to grow
     SourceKeyValues    cross-attention: keys and values of the source, computed once, one row a source
+    ChunkKeyValues     self-attention within chunks: keys and values of the chunk that is being written
+    MovingAverage      a recurrent layer: what its averages of the text so far have come to
 
 Rows and sources: with K beams a source, row r belongs to source r // K. Growing memory has a row for each
 beam; source memory has a row for each source, which all its beams read.
@@ -18,6 +20,8 @@ are replaced.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -90,6 +94,13 @@ class GrowingKeyValues:
         self.length += new
         return self._keys[:, :, :end], self._values[:, :, :end]
 
+    def tokens(self) -> KeysValues:
+        """All keys and values so far, [R, H, P + length, E]; there must be some."""
+        assert self._keys is not None
+        assert self._values is not None
+        end = self._prefix + self.length
+        return self._keys[:, :, :end], self._values[:, :, :end]
+
     def _may_overwrite(self, buffer: Tensor) -> bool:
         """Whether nobody else counts on what the buffers hold: neither a graph of gradients, recorded now or
         earlier, nor an inference mode that has ended, whose tensors PyTorch lets nobody write to."""
@@ -138,23 +149,142 @@ class SourceKeyValues:
             self.held = self.held[0][sources], self.held[1][sources]
 
 
+class ChunkKeyValues:
+    """Keys and values [R, H, S, E] of a self-attention that does not look beyond chunks of `chunk` tokens.
+
+    What no row's chunk reaches is forgotten when the next tokens come. As rows may begin at different columns,
+    so may their chunks: the last `chunk` - 1 tokens are always kept, and what was appended last. `start` is the
+    column of the first token held.
+    """
+
+    def __init__(self, chunk: int, capacity: int = 0) -> None:
+        self.chunk = chunk
+        self.start = 0
+        self._capacity = min(capacity, 2 * chunk)
+        self._held = GrowingKeyValues(self._capacity)
+
+    def append(self, keys: Tensor, values: Tensor) -> KeysValues:
+        """Remember new keys and values [R, H, n, E]; return those from `start` on."""
+        done = (self._held.length + 1 - self.chunk) // self.chunk * self.chunk
+        if done > 0:
+            kept_keys, kept_values = self._held.tokens()
+            self._held = GrowingKeyValues(self._capacity)
+            self._held.append(kept_keys[:, :, done:], kept_values[:, :, done:])
+            self.start += done
+        return self._held.append(keys, values)
+
+    def reorder(self, rows: Tensor) -> None:
+        """Row r now holds what row rows[r] held."""
+        self._held.reorder(rows)
+
+    def crop(self, length: int) -> None:
+        """Forget all tokens but the first `length`."""
+        if length == 0:
+            self.start = 0
+        self._held.crop(length - self.start)
+
+
+class MovingAverage:
+    """What the averages of a recurrent layer have come to: `after` the tokens so far.
+
+    An average cannot be undone, so what was `before` the last tokens, and these (`recent`, [R, n, D]), are held
+    as well: a crop goes back to any of them, and the layer computes `after` again. What `before` and `after`
+    are is the layer's own affair; their first dimension is R.
+    """
+
+    def __init__(self) -> None:
+        self.length = 0
+        self.before: Tensor | None = None
+        self.recent: Tensor | None = None
+        self.after: Tensor | None = None
+
+    def advance(self, before: Tensor | None, recent: Tensor, after: Tensor) -> None:
+        """Called by the layer when it has read `recent`."""
+        if before is not None and before.shape[0] != recent.shape[0]:
+            raise ValueError(
+                f"the decoding state holds {before.shape[0]} rows; {recent.shape[0]} cannot continue them"
+            )
+        self.before, self.recent, self.after = before, recent, after
+        self.length += recent.shape[1]
+
+    def reorder(self, rows: Tensor) -> None:
+        """Row r now holds what row rows[r] held."""
+        self.before, self.recent, self.after = (
+            None if held is None else held[rows] for held in (self.before, self.recent, self.after)
+        )
+
+    def crop(self, length: int) -> None:
+        """Forget all tokens but the first `length`.
+
+        Raises ValueError, and changes nothing, if that reaches behind the tokens that came last, unless it is
+        to the very beginning.
+        """
+        if length >= self.length:
+            return
+        first = self.length - (0 if self.recent is None else self.recent.shape[1])
+        if length and length < first:
+            raise ValueError(
+                f"length is {length}; a moving average can be cropped to {first} … {self.length} tokens, within "
+                "what was read last, or to 0"
+            )
+        if length > first and self.recent is not None:
+            self.after, self.recent = None, self.recent[:, : length - first]
+        else:
+            self.after = self.before if length else None
+            self.before = self.recent = None
+        self.length = length
+
+
 class LayerState:
     """What one transformer layer remembers."""
 
     def __init__(self, capacity: int = 0) -> None:
-        self.self_attention = GrowingKeyValues(capacity)
+        self.self_attention: GrowingKeyValues | ChunkKeyValues = GrowingKeyValues(capacity)
         self.cross_attention = SourceKeyValues()
+
+    def reorder(self, rows: Tensor) -> None:
+        """Row r now holds what row rows[r] held; the source's keys and values stay where they are."""
+        self.self_attention.reorder(rows)
+
+    def crop(self, length: int) -> None:
+        """Forget all tokens but the first `length`; ValueError, before anything changes, where that cannot be."""
+        self.self_attention.crop(length)
+
+
+class GatedLayerState(LayerState):
+    """What a layer of gated attention remembers; `chunk` is None where attention reaches all tokens."""
+
+    def __init__(self, capacity: int = 0, *, chunk: int | None = None) -> None:
+        super().__init__(capacity)
+        if chunk is not None:
+            self.self_attention = ChunkKeyValues(chunk, capacity)
+        self.moving_average = MovingAverage()
+
+    def reorder(self, rows: Tensor) -> None:
+        super().reorder(rows)
+        self.moving_average.reorder(rows)
+
+    def crop(self, length: int) -> None:
+        self.moving_average.crop(length)
+        super().crop(length)
 
 
 class DecodingState:
     """What a stack of layers remembers of R rows of text.
 
     `capacity` is how many tokens a row is expected to reach (0: not known), `rows_per_source` how many
-    consecutive rows continue the same source.
+    consecutive rows continue the same source. `memory` makes what one layer needs, from the capacity.
     """
 
-    def __init__(self, layers: int, *, capacity: int = 0, rows_per_source: int = 1) -> None:
-        self.layers = [LayerState(capacity) for _ in range(layers)]
+    def __init__(
+        self,
+        layers: int,
+        *,
+        capacity: int = 0,
+        rows_per_source: int = 1,
+        memory: Callable[[int], LayerState] = LayerState,
+    ) -> None:
+        self.layers = [memory(capacity) for _ in range(layers)]
         self.rows_per_source = rows_per_source
         self.length = 0
         self.started = False
@@ -183,14 +313,14 @@ class DecodingState:
             or not torch.equal(sources, torch.arange(sources.shape[0], device=sources.device))
         )
         for layer in self.layers:
-            layer.self_attention.reorder(rows)
+            layer.reorder(rows)
             if moved:
                 layer.cross_attention.select(sources)
 
     def crop(self, length: int) -> None:
-        """Forget all tokens but the first `length` of every row."""
+        """Forget all tokens but the first `length` of every row; ValueError where a layer cannot."""
         if length < 0:
             raise ValueError(f"length is {length}; it must be at least 0")
-        self.length = min(self.length, length)
         for layer in self.layers:
-            layer.self_attention.crop(length)
+            layer.crop(length)
+        self.length = min(self.length, length)

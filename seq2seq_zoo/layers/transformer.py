@@ -15,7 +15,7 @@ x ─┬─ self_attention ─ (+) ─ norm ─┐         x ─┬─ norm ─ 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -143,7 +143,7 @@ class Stack(nn.Module):
     def __init__(
         self,
         embedding: InputEmbedding,
-        layers: Sequence[TransformerLayer],
+        layers: Sequence[nn.Module],
         *,
         causal: bool,
         final_norm: nn.Module | None = None,
@@ -193,17 +193,7 @@ class Stack(nn.Module):
             x = x.float()
         rows, length = x.shape[0], x.shape[1]
         check_mask(attention_mask, "attention_mask", rows=[rows], queries=length, keys=past + length)
-        if memory is not None:
-            sources = memory.shape[0]
-            if sources == 0 or rows % sources:
-                raise ValueError(f"memory has {sources} rows; it must have {rows}, or a divisor of that")
-            check_mask(
-                memory_attention_mask,
-                "memory_attention_mask",
-                rows=[sources, rows],
-                queries=length,
-                keys=memory.shape[1],
-            )
+        memory_mask = self._memory_mask(memory, memory_attention_mask, rows, length)
 
         # A state that has started holds the prompts' keys and values already.
         fresh = state is None or not state.started
@@ -220,41 +210,73 @@ class Stack(nn.Module):
             prefix=0 if self.self_prompt is None else self.self_prompt.length,
             device=x.device,
         )
-        memory_mask = None
-        if memory is not None:
-            beams = rows // memory.shape[0]
-            memory_mask = may_attend(
-                _of_sources(padding_mask(memory_attention_mask), memory.shape[0], beams),
-                queries=length,
-                keys=memory.shape[1],
-                prefix=0 if self.cross_prompt is None else self.cross_prompt.length,
-            )
         bias = None
         if self.position_bias is not None:
             bias = self.position_bias(length, past + length, past)
             if mask is not None:
                 bias, mask = bias.masked_fill(~mask, float("-inf")), None
 
+        return self._through_layers(
+            x,
+            lambda number: {
+                "mask": mask,
+                "bias": bias,
+                "memory": memory,
+                "memory_mask": memory_mask,
+                "head_mask": None if head_mask is None else head_mask[number],
+                "self_prefix": None if self_prefixes is None else self_prefixes[number],
+                "cross_prefix": None if cross_prefixes is None else cross_prefixes[number],
+                "state": None if state is None else state.layers[number],
+            },
+            state=state,
+            need_weights=need_weights,
+            need_hidden=need_hidden,
+        )
+
+    def new_state(self, *, capacity: int = 0, rows_per_source: int = 1) -> DecodingState:
+        """An empty state for a decoding run: see `DecodingState`."""
+        return DecodingState(len(self.layers), capacity=capacity, rows_per_source=rows_per_source)
+
+    def _memory_mask(
+        self, memory: Tensor | None, memory_attention_mask: Tensor | None, rows: int, length: int
+    ) -> Tensor | None:
+        """The mask of cross-attention, a row a source; ValueError for a memory that does not fit the rows."""
+        if memory is None:
+            return None
+        sources, keys = memory.shape[0], memory.shape[1]
+        if sources == 0 or rows % sources:
+            raise ValueError(f"memory has {sources} rows; it must have {rows}, or a divisor of that")
+        name = "memory_attention_mask"
+        check_mask(memory_attention_mask, name, rows=[sources, rows], queries=length, keys=keys)
+        padding = padding_mask(memory_attention_mask)
+        if padding is not None and padding.shape[0] != sources:
+            padding = padding[:: rows // sources]  # a row for each beam of a source
+        prefix = 0 if self.cross_prompt is None else self.cross_prompt.length
+        return may_attend(padding, queries=length, keys=keys, prefix=prefix)
+
+    def _through_layers(
+        self,
+        x: Tensor,
+        given: Callable[[int], dict[str, Any]],
+        *,
+        state: DecodingState | None,
+        need_weights: bool,
+        need_hidden: bool,
+    ) -> StackOutput:
+        """x [B, L, D] through the layers, of which number i is called with `given(i)`, and the final norm."""
+        length = x.shape[1]
         hidden: list[Tensor] = []
         self_weights: list[Tensor] = []
         cross_weights: list[Tensor] = []
+        crosses = False
         for number, layer in enumerate(self.layers):
             if need_hidden:
                 hidden.append(x)
+            arguments = given(number)
+            crosses = arguments["memory"] is not None
             if self.training and self.layer_drop and float(torch.rand([])) < self.layer_drop:
                 continue
-            out: LayerOutput = layer(
-                x,
-                mask=mask,
-                bias=bias,
-                memory=memory,
-                memory_mask=memory_mask,
-                head_mask=None if head_mask is None else head_mask[number],
-                self_prefix=None if self_prefixes is None else self_prefixes[number],
-                cross_prefix=None if cross_prefixes is None else cross_prefixes[number],
-                state=None if state is None else state.layers[number],
-                need_weights=need_weights,
-            )
+            out: LayerOutput = layer(x, need_weights=need_weights, **arguments)
             x = out.x
             if out.self_weights is not None:
                 self_weights.append(out.self_weights)
@@ -271,12 +293,5 @@ class Stack(nn.Module):
             x,
             tuple(hidden) if need_hidden else None,
             tuple(self_weights) if need_weights else None,
-            tuple(cross_weights) if need_weights and memory is not None else None,
+            tuple(cross_weights) if need_weights and crosses else None,
         )
-
-
-def _of_sources(padding: Tensor | None, sources: int, beams: int) -> Tensor | None:
-    """The padding of each source, from a mask with a row for each source or for each of its beams."""
-    if padding is None or padding.shape[0] == sources:
-        return padding
-    return padding[::beams]

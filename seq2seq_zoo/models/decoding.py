@@ -58,10 +58,8 @@ class StackDecoding:
         self._memory, self._memory_mask = memory, padding_mask(memory_mask)
         self._state: DecodingState | None = None
         if use_cache:
-            self._state = DecodingState(
-                len(decoder.layers),
-                capacity=capacity,
-                rows_per_source=1 if memory is None else rows_per_source,
+            self._state = decoder.new_state(
+                capacity=capacity, rows_per_source=1 if memory is None else rows_per_source
             )
         self._ids: Tensor | None = None  # all ids so far, kept where there is no state
 

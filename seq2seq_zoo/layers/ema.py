@@ -1,0 +1,245 @@
+"""Damped moving averages: what MEGA's attention sees of a sequence (Ma et al. 2022, MEGA, arXiv:2209.10655,
+section 3.1).
+
+Each of the D numbers of a position is spread over h averages that forget at rates of their own:
+
+    h_t = α ⊙ β x_t + (1 - α ⊙ δ) ⊙ h_{t-1}        y_t = η · h_t / √h          (equations 5-8)
+        = entry · x_t + decay · h_{t-1}                 = readout · h_t
+
+                 x_1 ──→ x_2 ──→ x_3 ──→                 one direction: D rows of parameters
+            h_0 ─→ h_1 ──→ h_2 ──→ h_3                   both: D more, for the averages of what follows
+
+The same y can be had in three ways, tested equal. `DampedEma` takes the one that is fastest:
+
+    recurrence     the two lines above, position by position                  steps of decoding: few positions
+    convolution    y = kernel * x with kernel_j = readout · decay^j · entry,   truncated averages, which are no
+                   by fast Fourier transform                                  recurrence
+    scan           blocks of S positions: a block's own part is a matrix       all else
+                   product with the kernel's Toeplitz matrix, what came
+                   before it is a state that goes from block to block
+
+None of them makes anything of size D · h · L: the kernel is a product of two matrices of powers, [√L, h] and
+[h, √L] for each of D, and the scan keeps a state a block.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .state import MovingAverage
+
+BLOCK = 64
+"""S, positions in a block of the scan: fastest between 32 and 128 on the machines it was tried on."""
+
+FEW = 4
+"""Up to so many positions, the recurrence is faster than the scan."""
+
+
+class Rates(NamedTuple):
+    """What the parameters come to, for one direction: [D, h] each."""
+
+    decay: Tensor
+    entry: Tensor
+    readout: Tensor
+
+    def powers(self, exponents: Tensor) -> Tensor:
+        """decay to each of the exponents [n] → [D, h, n]."""
+        return self.decay.unsqueeze(-1) ** exponents.to(self.decay.dtype)
+
+    def kernel(self, length: int) -> Tensor:
+        """How much of x_{t-j} there is in y_t, for j = 0 … length - 1: [D, length]."""
+        step = max(1, math.isqrt(length))
+        count = torch.arange(max(step, -(-length // step)), device=self.decay.device)
+        # j = step · a + b, and decay^j = decay^(step · a) · decay^b
+        coarse = (self.entry * self.readout).unsqueeze(-1) * self.powers(step * count[: -(-length // step)])
+        return (coarse.transpose(1, 2) @ self.powers(count[:step])).flatten(1)[:, :length]
+
+
+def by_recurrence(x: Tensor, rates: Rates, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """x [B, L, D] and the averages before it [B, D, h] (0 if None) → y [B, L, D] and the averages after it."""
+    averages = x.new_zeros(x.shape[0], *rates.decay.shape) if state is None else state
+    read = []
+    for position in x.unbind(1):
+        averages = torch.addcmul(rates.decay * averages, rates.entry, position.unsqueeze(-1))
+        read.append((averages * rates.readout).sum(-1))
+    y = torch.stack(read, dim=1) if read else x
+    return y, averages
+
+
+def by_convolution(x: Tensor, behind: Tensor, ahead: Tensor | None = None) -> Tensor:
+    """y_t = Σ_j behind_j · x_{t-j} + Σ_j ahead_j · x_{t+j}: x [B, L, D], kernels [D, K] with K ≤ L
+    → [B, L, D]."""
+    length, reach = x.shape[1], behind.shape[1]
+    size = _fast_size(length + reach - 1)  # so long that the circle's ends do not meet
+    circle = F.pad(behind, (0, size - reach))
+    if ahead is not None:  # j positions ahead are size - j behind, on a circle
+        circle = circle + F.pad(ahead, (0, size - reach)).flip(-1).roll(1, -1)
+    spectrum = torch.fft.rfft(x.transpose(1, 2), n=size) * torch.fft.rfft(circle)  # [B, D, size / 2 + 1]
+    return torch.fft.irfft(spectrum, n=size)[..., :length].transpose(1, 2)
+
+
+def _fast_size(least: int) -> int:
+    """The smallest size of at least `least` that is 1, 3 or 5 times a power of two: such transforms are fast."""
+    return min(odd << max(0, (-(-least // odd) - 1).bit_length()) for odd in (1, 3, 5))
+
+
+def by_scan(
+    x: Tensor, behind: Rates, ahead: Rates | None = None, state: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """As `by_recurrence`, with (`ahead`) the same in the other direction added to y.
+
+    x [B, L, D], the averages [B, D, h] before it → y [B, L, D], the averages after it.
+    """
+    rows, length, width = x.shape
+    blocks = -(-length // BLOCK)
+    # [B, L, D] → [D, B · blocks, S]
+    cut = F.pad(x, (0, 0, 0, blocks * BLOCK - length)).view(rows, blocks, BLOCK, width)
+    cut = cut.permute(3, 0, 1, 2).reshape(width, rows * blocks, BLOCK)
+    count = torch.arange(BLOCK, device=x.device)
+    distance = count - count[:, None]  # of the position that reads (column) from the one that is read (row)
+    within = _by_distance(behind.kernel(BLOCK), distance)
+    if ahead is not None:
+        within = within + _by_distance(ahead.kernel(BLOCK), -distance)
+    y = cut @ within  # [D, B · blocks, S]
+
+    powers = behind.powers(count)  # [D, h, S]
+    entering = behind.entry.unsqueeze(-1) * powers  # by the distance to the end of what is averaged
+    added = (cut @ entering.flip(-1).transpose(1, 2)).view(width, rows, blocks, -1)  # [D, B, blocks, h]
+    found = _carried(added, behind.decay**BLOCK, None if state is None else state.transpose(0, 1))
+    reading = (behind.decay * behind.readout).unsqueeze(-1) * powers
+    y.baddbmm_(found.reshape(width, rows * blocks, -1), reading)
+    if ahead is not None:  # the same, with the ends of all blocks exchanged
+        powers = ahead.powers(BLOCK - 1 - count)
+        entering_ahead = (ahead.entry.unsqueeze(-1) * powers).flip(-1)
+        added = (cut @ entering_ahead.transpose(1, 2)).view(width, rows, blocks, -1)
+        found_ahead = _carried(added.flip(2), ahead.decay**BLOCK).flip(2)
+        reading = (ahead.decay * ahead.readout).unsqueeze(-1) * powers
+        y.baddbmm_(found_ahead.reshape(width, rows * blocks, -1), reading)
+
+    rest = length - (blocks - 1) * BLOCK  # positions in the last block
+    last = cut.view(width, rows, blocks, BLOCK)[:, :, -1, :rest]  # [D, B, rest]
+    after = last @ entering[..., :rest].flip(-1).transpose(1, 2)
+    after = torch.addcmul(after, behind.decay.unsqueeze(1) ** rest, found[:, :, -1])  # [D, B, h]
+    return y.view(width, rows, blocks * BLOCK).permute(1, 2, 0)[:, :length], after.transpose(0, 1)
+
+
+def _by_distance(kernel: Tensor, distance: Tensor) -> Tensor:
+    """kernel [D, S] laid out as a matrix: [D, S, S] with kernel_d where the distance d is not negative."""
+    return kernel[:, distance.clamp(min=0)] * (distance >= 0).to(kernel.dtype)
+
+
+def _carried(added: Tensor, decay: Tensor, state: Tensor | None = None) -> Tensor:
+    """The averages that each block finds: f_{c+1} = decay · f_c + added_c; [D, B, blocks, h] → the same."""
+    decay = decay.unsqueeze(1)  # [D, 1, h]
+    found = torch.zeros_like(added[:, :, 0]) if state is None else state
+    every = [found]
+    for block in added.unbind(2)[:-1]:
+        found = torch.addcmul(block, decay, found)
+        every.append(found)
+    return torch.stack(every, dim=2)
+
+
+def _advance(x: Tensor, rates: Rates, state: Tensor | None) -> tuple[Tensor, Tensor]:
+    """By recurrence or scan, whichever is faster."""
+    return by_recurrence(x, rates, state) if x.shape[1] <= FEW else by_scan(x, rates, state=state)
+
+
+class DampedEma(nn.Module):
+    """Damped moving averages of a sequence, and what the sequence itself adds to them.
+
+    out_t = silu(y_t + ω ⊙ x_t)    with y as above, of what stands behind, or (`bidirectional`) the sum of both
+                                   directions
+
+    x [B, L, D] → [B, L, D]. `truncation` cuts the kernels after so many positions. ω and the silu are those of
+    the authors' code. α and δ are stored before a sigmoid; the hub's checkpoints call α damping_factor and δ
+    decay_factor. Half precision is computed in float32.
+    """
+
+    def __init__(
+        self, width: int, size: int, *, bidirectional: bool = False, truncation: int | None = None
+    ) -> None:
+        super().__init__()
+        rows = 2 * width if bidirectional else width
+        self.width, self.bidirectional, self.truncation = width, bidirectional, truncation
+        self.alpha = nn.Parameter(torch.empty(rows, size, 1))
+        self.delta = nn.Parameter(torch.empty(rows, size, 1))
+        self.beta = nn.Parameter(torch.empty(rows, size, 1))
+        self.eta = nn.Parameter(torch.empty(rows, size))
+        self.omega = nn.Parameter(torch.empty(width))
+        self.start_at_random()
+
+    @torch.no_grad()
+    def start_at_random(self, rate_std: float = 0.2, beta_std: float = 0.02, eta_std: float = 1.0) -> None:
+        """The published start: β near 1, -1, 1, …, which the authors found more stable than near 0."""
+        self.alpha.normal_(0.0, rate_std)
+        self.delta.normal_(0.0, rate_std)
+        self.beta.normal_(0.0, beta_std)
+        self.beta[:, ::2] += 1.0
+        self.beta[:, 1::2] -= 1.0
+        self.eta.normal_(0.0, eta_std)
+        self.omega.normal_(0.0, eta_std)
+
+    def rates(self, dtype: torch.dtype) -> Rates:
+        """What the parameters come to, [D, h]; with both directions [2D, h], what stands behind first."""
+        alpha, delta = (rate.squeeze(-1).to(dtype).sigmoid() for rate in (self.alpha, self.delta))
+        beta, eta = self.beta.squeeze(-1).to(dtype), self.eta.to(dtype)
+        return Rates(1.0 - alpha * delta, alpha * beta, eta * eta.shape[1] ** -0.5)
+
+    def forward(self, x: Tensor, real: Tensor | None = None, state: MovingAverage | None = None) -> Tensor:
+        """`real` bool [B, L] says which positions are no padding: the others enter no average.
+
+        `state` brings the averages of earlier positions and takes in those of x. Raises ValueError if it is
+        given to averages of both directions, which have no end to go on from.
+        """
+        if state is not None and self.bidirectional:
+            raise ValueError(
+                "a bidirectional moving average sees what follows, so it cannot go on from a state; decode with "
+                "bidirectional=False, or without a cache (use_cache=False)"
+            )
+        heard = x if real is None else x * real.unsqueeze(-1).to(x.dtype)
+        heard = heard.float() if x.dtype in (torch.float16, torch.bfloat16) else heard
+        rates = self.rates(heard.dtype)
+        if self.truncation is not None:
+            y = self._truncated(heard, rates, state)
+        elif self.bidirectional:
+            behind = Rates(*(rate[: self.width] for rate in rates))
+            ahead = Rates(*(rate[self.width :] for rate in rates))
+            y, _ = by_scan(heard, behind, ahead)
+        else:
+            before = None
+            if state is not None:
+                before = state.after
+                if before is None and state.recent is not None:  # after a crop they are computed again
+                    _, before = _advance(state.recent, rates, state.before)
+            y, after = _advance(heard, rates, before)
+            if state is not None:
+                state.advance(before, heard, after)
+        return F.silu(torch.addcmul(y.to(x.dtype), x, self.omega.to(x.dtype)))
+
+    def _truncated(self, x: Tensor, rates: Rates, state: MovingAverage | None) -> Tensor:
+        """A truncated average is no recurrence: its state is the inputs that are still heard, [B, K - 1, D]."""
+        assert self.truncation is not None
+        held = 0
+        if state is not None:
+            before = state.after
+            if before is None and state.recent is not None:
+                before = _last(state.before, state.recent, self.truncation - 1)
+            state.advance(before, x, _last(before, x, self.truncation - 1))
+            if before is not None:
+                held = before.shape[1]
+                x = torch.cat([before, x], dim=1)
+        kernel = rates.kernel(min(self.truncation, x.shape[1]))
+        if not self.bidirectional:
+            return by_convolution(x, kernel)[:, held:]
+        return by_convolution(x, kernel[: self.width], kernel[self.width :])
+
+
+def _last(held: Tensor | None, x: Tensor, count: int) -> Tensor:
+    """The last `count` positions of held and x, or all that there are."""
+    whole = x if held is None else torch.cat([held, x], dim=1)
+    return whole[:, max(0, whole.shape[1] - count) :]
