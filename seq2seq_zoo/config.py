@@ -141,6 +141,7 @@ class Config:
             own.setdefault(self.own_name(name), value)
         for name, value in own.items():
             setattr(self, name, value)
+        self._check_types()
         if labels is not None or self.id2label is None:
             self.num_labels = 2 if labels is None else labels
         if self.label2id is None and self.id2label is not None:
@@ -168,12 +169,7 @@ class Config:
     def check(self) -> None:
         """Raise ConfigError for the first field with a wrong type or an impossible value. Families extend
         it."""
-        for name, kind in self.fields().items():
-            value = getattr(self, name)
-            if not _is(value, kind):
-                raise ConfigError(
-                    f"{name} is {value!r}, of type {type(value).__name__}; it must be {_words(kind)}"
-                )
+        self._check_types()
         for name in ("pad_token_id", "bos_token_id", "decoder_start_token_id"):
             if getattr(self, name) is not None:
                 not_negative(self, name)
@@ -181,6 +177,14 @@ class Config:
             raise ConfigError(
                 f"problem_type is {self.problem_type!r}; it must be one of {', '.join(PROBLEM_TYPES)}"
             )
+
+    def _check_types(self) -> None:
+        for name, kind in self.fields().items():
+            value = getattr(self, name)
+            if not _is(value, kind):
+                raise ConfigError(
+                    f"{name} is {value!r}, of type {type(value).__name__}; it must be {_words(kind)}"
+                )
 
     # ---- names ----
 

@@ -60,7 +60,7 @@ class MvpConfig(Config):
 
     model_type = "mvp"
     accepts: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "bart": {"vocab_size": 50265, "id2label": {number: f"LABEL_{number}" for number in range(3)}},
+        "bart": {"vocab_size": 50265},
     }
     aliases: ClassVar[Mapping[str, str]] = {
         "hidden_size": "d_model",
