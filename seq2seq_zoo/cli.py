@@ -51,6 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         chosen = _parser().parse_args(arguments)
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning
+            _speak_utf8(sys.stdout)
             chosen.command(chosen)
             sys.stdout.flush()
     except SystemExit as end:  # argparse: 0 after --help, MISUSED after a fault
@@ -111,16 +112,21 @@ def inspect(chosen: argparse.Namespace) -> None:
 
 
 def _lines_of(stream: Any) -> Iterator[str]:
-    """The lines of standard input, one at a time, whatever the locale says about its encoding."""
+    """The lines of standard input, one at a time."""
     if stream is None:
         raise UsageError("there are no TEXT arguments and no standard input to read texts from")
-    if hasattr(stream, "reconfigure"):
-        stream.reconfigure(encoding="utf-8")
+    _speak_utf8(stream)
     try:
         for line in stream:
             yield line.rstrip("\n")
     except UnicodeDecodeError as error:
         raise ValueError(f"standard input is not UTF-8: {error}") from error
+
+
+def _speak_utf8(stream: Any) -> None:
+    """Texts are UTF-8, in and out, whatever the locale says."""
+    if hasattr(stream, "reconfigure"):
+        stream.reconfigure(encoding="utf-8")
 
 
 # ---- what the command understands, and how it speaks ----

@@ -93,6 +93,14 @@ def test_a_result_is_printed_before_the_next_text_is_read(mt5: Path, monkeypatch
     assert flushed[-1] == len(SENTENCES)
 
 
+def test_answers_are_utf8_in_any_locale(mt5: Path, ours: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(type(ours.tokenizer), "decode", lambda *_, **__: "Растения")
+    out = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(out, encoding="ascii"))
+    assert main([*RUN, "--model", str(mt5), *SHORT, "a"]) == 0
+    assert out.getvalue().decode() == "Растения" + os.linesep
+
+
 def test_line_breaks_in_answers_become_spaces(
     mt5: Path, ours: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

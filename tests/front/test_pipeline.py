@@ -15,6 +15,7 @@ import transformers
 
 import seq2seq_zoo
 from seq2seq_zoo import GenerationConfig, UsageError, ZooError, pipeline
+from seq2seq_zoo.pipelines.devices import find_device
 from tests.front.conftest import SENTENCES
 from tests.hub_cache import make_hub_cache
 from tests.oracle import needs_4
@@ -263,6 +264,31 @@ def test_devices_without_an_accelerator(mt5: Path, device: Any) -> None:
 def test_devices_that_are_not_there(mt5: Path, device: Any, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         pipeline("summarization", mt5, device=device)
+
+
+@pytest.mark.parametrize(
+    ("device", "found"),
+    [
+        (None, "cuda"),
+        (0, "cuda:0"),
+        (1, "cuda:1"),
+        (-1, "cpu"),
+        ("cpu", "cpu"),
+        ("cuda:1", "cuda:1"),
+        (2, "this machine has 2 of cuda"),
+        ("cuda:2", "this machine has 2 of cuda"),
+        ("mps", "no mps device"),
+    ],
+)
+def test_devices_with_two_accelerators(device: Any, found: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device("cuda"))
+    monkeypatch.setattr(torch.accelerator, "device_count", lambda: 2)
+    if " " in found:
+        with pytest.raises(UsageError, match=found):
+            find_device(device)
+    else:
+        assert find_device(device) == torch.device(found)
 
 
 def test_a_model_stays_where_it_is_or_goes_where_it_is_sent(model: Any, tokenizer: Any) -> None:
