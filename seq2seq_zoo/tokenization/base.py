@@ -20,7 +20,7 @@ from seq2seq_zoo.errors import TokenizerError
 
 from . import files
 from .encoding import BatchEncoding
-from .lengths import assemble, pad_encoded, padding_id
+from .lengths import Tokens, assemble, pad_encoded, padding_id
 from .options import NO_LIMIT, EncodeOptions, Lengths
 from .pretrained import PretrainedTokens
 from .special_tokens import ROLES, Token
@@ -334,7 +334,8 @@ class Tokenizer(PretrainedTokens):
         """
         asked = self.options_class(**options)
         plan = self._plan(asked)
-        return assemble(self, ids, pair_ids, asked, plan, prepend_batch_axis=prepend_batch_axis)
+        second = None if pair_ids is None else Tokens(pair_ids)
+        return assemble(self, Tokens(ids), second, asked, plan, prepend_batch_axis)
 
     @property
     def max_len_single_sentence(self) -> int:

@@ -1,6 +1,6 @@
 """From lists of ids to rows of the wanted length: truncation, special tokens, padding.
 
-    ids, pair ids ──truncate──▶ ──special tokens──▶ one row ──pad──▶ BatchEncoding
+    ids of one text, or of two  ──truncate──▶  ──special tokens──▶  one row  ──pad──▶  BatchEncoding
 
 This is the path of tokenizers that run in Python, and of `pad` and `prepare_for_model` for all.
 """
@@ -8,7 +8,7 @@ This is the path of tokenizers that run in Python, and of `pad` and `prepare_for
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from seq2seq_zoo.errors import TokenizerError
 
@@ -22,18 +22,28 @@ if TYPE_CHECKING:
 _ATTENTION, _TYPES, _SPECIAL = "attention_mask", "token_type_ids", "special_tokens_mask"
 
 
+class Tokens(NamedTuple):
+    """The ids of one text and, where asked for, the characters each stands for."""
+
+    ids: list[int]
+    offsets: list[tuple[int, int]] | None = None
+
+    def without(self, cut: int, side: str) -> Tokens:
+        """What is left when `cut` tokens go from one side."""
+        kept = slice(cut, None) if side == "left" else slice(len(self.ids) - cut)
+        return Tokens(self.ids[kept], None if self.offsets is None else self.offsets[kept])
+
+
 def assemble(
     tokenizer: Tokenizer,
-    ids: list[int],
-    pair: list[int] | None,
+    first: Tokens,
+    second: Tokens | None,
     options: EncodeOptions,
     lengths: Lengths,
-    offsets: list[tuple[int, int]] | None = None,
-    pair_offsets: list[tuple[int, int]] | None = None,
     prepend_batch_axis: bool = True,
 ) -> BatchEncoding:
-    """One row from the ids of a text or a pair, padded and converted as `options` say."""
-    data = build_row(tokenizer, ids, pair, options, lengths, offsets, pair_offsets)
+    """One row from the tokens of a text or a pair, padded and converted as `options` say."""
+    data = build_row(tokenizer, first, second, options, lengths)
     pad_row(tokenizer, data, options, lengths.padding, lengths.max_length)
     if options.return_length:
         data["length"] = len(data["input_ids"])
@@ -41,55 +51,45 @@ def assemble(
 
 
 def build_row(
-    tokenizer: Tokenizer,
-    ids: list[int],
-    pair: list[int] | None,
-    options: EncodeOptions,
-    lengths: Lengths,
-    offsets: list[tuple[int, int]] | None = None,
-    pair_offsets: list[tuple[int, int]] | None = None,
+    tokenizer: Tokenizer, first: Tokens, second: Tokens | None, options: EncodeOptions, lengths: Lengths
 ) -> dict[str, Any]:
     """The values of one row, truncated and with special tokens, not padded and without attention mask."""
-    special = tokenizer.num_special_tokens_to_add(pair is not None) if options.add_special_tokens else 0
-    total = len(ids) + len(pair or ()) + special
-    excess = (
-        max(0, total - lengths.max_length) if lengths.truncation and lengths.max_length is not None else 0
-    )
-    longest_pair = lengths.truncation == "longest_first" and pair is not None
-    if options.return_overflowing_tokens and longest_pair:
+    if options.return_token_type_ids and not options.add_special_tokens:
+        raise TokenizerError("return_token_type_ids is True, which needs add_special_tokens=True")
+    if options.return_overflowing_tokens and lengths.truncation == "longest_first" and second is not None:
         raise TokenizerError(
             "return_overflowing_tokens with truncation='longest_first' has no answer for a pair in this "
             "tokenizer; truncation must be 'only_first' or 'only_second'"
         )
-    if options.return_token_type_ids and not options.add_special_tokens:
-        raise TokenizerError("return_token_type_ids is True, which needs add_special_tokens=True")
+    special = tokenizer.num_special_tokens_to_add(second is not None) if options.add_special_tokens else 0
+    total = len(first.ids) + (len(second.ids) if second is not None else 0) + special
+    limit = lengths.max_length
+    excess = max(0, total - limit) if lengths.truncation is not None and limit is not None else 0
+    cut, second_cut = _cuts(len(first.ids), None if second is None else len(second.ids), excess, lengths)
 
     data: dict[str, Any] = {}
-    cut_first, cut_second = _cuts(len(ids), None if pair is None else len(pair), excess, lengths)
     side = tokenizer.truncation_side
     if options.return_overflowing_tokens:
-        whole, cut = (pair, cut_second) if pair is not None and cut_second else (ids, cut_first)
-        data["overflowing_tokens"] = _cut_off(whole, cut, options.stride, side)
-        data["num_truncated_tokens"] = total - lengths.max_length if lengths.max_length is not None else 0
-    ids = _keep(ids, cut_first, side)
-    offsets = _keep(offsets, cut_first, side) if offsets is not None else None
-    if pair is not None:
-        pair = _keep(pair, cut_second, side)
-        pair_offsets = _keep(pair_offsets, cut_second, side) if pair_offsets is not None else None
+        whole, n = (second.ids, second_cut) if second is not None and second_cut else (first.ids, cut)
+        data["overflowing_tokens"] = _cut_off(whole, n, options.stride, side)
+        data["num_truncated_tokens"] = total - limit if limit is not None else 0
+    first = first.without(cut, side)
+    second = None if second is None else second.without(second_cut, side)
 
+    pair = None if second is None else second.ids
     if options.add_special_tokens:
-        data["input_ids"] = tokenizer.build_inputs_with_special_tokens(ids, pair)
-        mask = tokenizer.get_special_tokens_mask(ids, pair)
-        types = tokenizer.create_token_type_ids_from_sequences(ids, pair)
+        data["input_ids"] = tokenizer.build_inputs_with_special_tokens(first.ids, pair)
+        mask = tokenizer.get_special_tokens_mask(first.ids, pair)
+        types = tokenizer.create_token_type_ids_from_sequences(first.ids, pair)
     else:
-        data["input_ids"] = ids + (pair or [])
+        data["input_ids"] = first.ids + (pair or [])
         mask = types = [0] * len(data["input_ids"])
     if _wanted(options.return_token_type_ids, _TYPES, tokenizer):
         data[_TYPES] = list(types)
     if options.return_special_tokens_mask:
         data[_SPECIAL] = list(mask)
-    if offsets is not None:
-        spans = iter(offsets + (pair_offsets or []))
+    if first.offsets is not None:
+        spans = iter(first.offsets + ((second.offsets or []) if second is not None else []))
         data["offset_mapping"] = [(0, 0) if is_special else next(spans) for is_special in mask]
     return data
 
@@ -206,10 +206,6 @@ def _cuts(first: int, second: int | None, excess: int, lengths: Lengths) -> tupl
             f"{excess} tokens, but the texts have {first}{'' if second is None else f' and {second}'}"
         )
     return wanted
-
-
-def _keep(values: list[Any], cut: int, side: str) -> list[Any]:
-    return values[cut:] if side == "left" else values[: len(values) - cut]
 
 
 def _cut_off(values: list[int], cut: int, stride: int, side: str) -> list[int]:

@@ -21,7 +21,7 @@ from seq2seq_zoo.errors import TokenizerError
 
 from .base import Row, Text, Tokenizer
 from .encoding import BatchEncoding
-from .lengths import assemble, build_row, pad_rows
+from .lengths import Tokens, assemble, build_row, pad_rows
 from .options import EncodeOptions, Lengths
 from .special_tokens import ADDITIONAL, Token, state_of, text_of
 
@@ -177,7 +177,8 @@ class PieceTokenizer(Tokenizer):
             if part in self._added_ids:
                 pieces.append(Piece(part, start, end))
             elif part:
-                pieces += [Piece(p.token, start + p.start, start + p.end) for p in self._pieces(part)]
+                own = self._pieces(part)
+                pieces += [Piece(p.token, start + p.start, start + p.end) for p in own] if start else own
         return pieces
 
     def _cut(self, text: str) -> list[Span]:
@@ -212,53 +213,44 @@ class PieceTokenizer(Tokenizer):
     # Pieces → rows
 
     def _encode(self, row: Row, options: EncodeOptions, lengths: Lengths) -> BatchEncoding:
-        return assemble(self, **self._ids_and_offsets(row, options), options=options, lengths=lengths)
+        return assemble(self, *self._row_tokens(row, options), options, lengths)
 
     def _encode_batch(self, rows: list[Row], options: EncodeOptions, lengths: Lengths) -> BatchEncoding:
         built = []
         for row in rows:
-            data = build_row(self, **self._ids_and_offsets(row, options), options=options, lengths=lengths)
+            data = build_row(self, *self._row_tokens(row, options), options, lengths)
             if options.return_length:
                 data["length"] = len(data["input_ids"])
             built.append(data)
         return BatchEncoding(pad_rows(self, built, options, lengths), tensor_type=options.return_tensors)
 
-    def _ids_and_offsets(self, row: Row, options: EncodeOptions) -> dict[str, Any]:
+    def _row_tokens(self, row: Row, options: EncodeOptions) -> tuple[Tokens, Tokens | None]:
         if options.return_offsets_mapping and not self.has_offsets:
             raise TokenizerError(
                 f"return_offsets_mapping is True, but {type(self).__name__} knows no offsets; tokenizers "
                 "whose class ends in Fast do"
             )
-        found: dict[str, Any] = {}
-        for text, name in zip(row, ("", "pair_"), strict=True):
-            if text is None:
-                found["pair"] = None
-                continue
-            ids, offsets = self._ids(text, options)
-            if options.return_offsets_mapping and len(offsets) != len(ids):
-                raise TokenizerError(
-                    "return_offsets_mapping is True, but ids and tokens have no offsets; give a text"
-                )
-            found["pair" if name else "ids"] = ids
-            found[name + "offsets"] = offsets if options.return_offsets_mapping else None
-        return found
+        first, second = row
+        return self._tokens(first, options), None if second is None else self._tokens(second, options)
 
-    def _ids(self, text: Text, options: EncodeOptions) -> tuple[list[int], list[Span]]:
-        """The ids of a text, a list of words, a list of tokens or a list of ids."""
+    def _tokens(self, text: Text, options: EncodeOptions) -> Tokens:
+        """The tokens of a text, of a list of words, or of what is a list of tokens or ids already."""
         if isinstance(text, str):
-            parts = [self._tokenize(text, options)]
+            pieces = self._tokenize(text, options)
         elif not isinstance(text, list | tuple):
             raise TokenizerError(f"a text is {text!r}; it must be a string or a list")
         elif options.is_split_into_words:
-            parts = [self._tokenize(str(word), options) for word in text]
+            pieces = [piece for word in text for piece in self._tokenize(str(word), options)]
+        elif options.return_offsets_mapping:
+            raise TokenizerError("return_offsets_mapping needs a text; tokens and ids have no offsets")
         elif text and all(isinstance(item, int) for item in text):
-            return [int(item) for item in text], []
+            return Tokens([int(item) for item in text])
         elif text and all(isinstance(item, str) for item in text):
-            return [self._id_of(str(item)) for item in text], []
+            return Tokens([self._id_of(str(item)) for item in text])
         else:
             raise TokenizerError(f"a text is {text!r}; a list must be of words, of tokens or of ids")
-        pieces = [piece for part in parts for piece in part]
-        return [self._id_of(piece.token) for piece in pieces], [(piece.start, piece.end) for piece in pieces]
+        ids = [self._id_of(piece.token) for piece in pieces]
+        return Tokens(ids, [(p.start, p.end) for p in pieces] if options.return_offsets_mapping else None)
 
     # Ids → text
 
