@@ -1,0 +1,78 @@
+"""The scripts of examples/ run, and show what they promise."""
+
+from __future__ import annotations
+
+import re
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+
+import seq2seq_zoo
+
+ROOT = Path(__file__).parents[2]
+BUNDLED = Path(seq2seq_zoo.__file__).parent / "bundled"
+EXAMPLES = {
+    "numbers_in_words.py": ["mt5"],
+    "attention_weights.py": ["mt5"],
+    "data_to_text.py": ["mvp", "mvp-prompt"],
+    "prompt_tuning.py": ["mvp"],
+}
+
+
+def needs(name: str) -> pytest.MarkDecorator:
+    missing = [place for place in EXAMPLES[name] if not (BUNDLED / place / "config.json").is_file()]
+    return pytest.mark.skipif(bool(missing), reason=f"bundled:{missing} is not there yet")
+
+
+@pytest.fixture
+def output(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    """Run an example with arguments; what it prints."""
+
+    def run(name: str, *arguments: str) -> str:
+        monkeypatch.setattr(sys, "argv", [name, *arguments])
+        runpy.run_path(str(ROOT / "examples" / name), run_name="__main__")
+        return capsys.readouterr().out
+
+    return run
+
+
+def test_every_example_is_tried() -> None:
+    assert {path.name for path in (ROOT / "examples").glob("*.py")} == set(EXAMPLES)
+
+
+@needs("numbers_in_words.py")
+def test_numbers_in_words(output) -> None:
+    assert re.search(r"German: 342  dreihundertzweiundvierzig$", output("numbers_in_words.py"), re.MULTILINE)
+    lines = output("numbers_in_words.py", "17").splitlines()
+    assert [line.split()[-1] for line in lines] == ["seventeen", "siebzehn", "dix-sept", "diecisiete"]
+
+
+@needs("attention_weights.py")
+def test_attention_weights(output) -> None:
+    *table, answer = output("attention_weights.py", "German: 80").splitlines()
+    assert answer == "achtzig"
+    header, *rows = table
+    assert header.split()[-3:] == ["8", "0", "</s>"]
+    assert rows[-1].split()[0] == "</s>"
+    assert "█" in rows[0]
+
+
+@needs("data_to_text.py")
+def test_data_to_text(output) -> None:
+    told = "Iron Man is a superhero and was created by Stan Lee."
+    asked = "Who is a superhero and was created by Stan Lee?"
+    assert output("data_to_text.py").splitlines()[1:] == [f"told:  {told}", f"asked: {asked}"]
+    lines = output("data_to_text.py", "Ada Lovelace | place of birth | London").splitlines()
+    assert lines[1:] == ["told:  Ada Lovelace was born in London.", "asked: Who was born in London?"]
+
+
+@needs("prompt_tuning.py")
+def test_prompt_tuning(output) -> None:
+    text = output("prompt_tuning.py")
+    right = [int(number) for number in re.findall(r"(?:before|after): (\d+) of 20 right", text)]
+    assert right[0] == 0
+    assert right[1] >= 18
+    losses = [float(loss) for loss in re.findall(r"loss ([\d.]+)", text)]
+    assert losses[-1] < losses[0]
