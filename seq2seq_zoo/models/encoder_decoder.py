@@ -46,22 +46,29 @@ class EncoderDecoderConfig(Config):
     """Whether the encoder's layers are the decoder's, but for cross-attention."""
     is_encoder_decoder: bool = True
 
+    def __init__(self, /, **values: Any) -> None:
+        absent = [half for half in HALVES if values.get(half) is None]
+        if absent:
+            raise ConfigError(
+                f"{absent[0]} is None; an EncoderDecoderConfig needs the configs of both halves"
+            )
+        super().__init__(**values)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in HALVES:
+            value = _config_of(name, value)
+        super().__setattr__(name, value)
+
     def derive(self) -> None:
-        for half in HALVES:
-            given = getattr(self, half)
-            if isinstance(given, Mapping):
-                family = find_family(FAMILIES, given.get("model_type"), f"the {half}'s config")
-                setattr(self, half, family.config.from_dict(given))
+        if "transformers_version" in self.extra:  # said once, for both halves
+            for half in HALVES:
+                extra = getattr(self, half).extra
+                extra.setdefault("transformers_version", self.extra["transformers_version"])
 
     def check(self) -> None:
-        for half in HALVES:
-            if not isinstance(getattr(self, half), Config):
-                raise ConfigError(
-                    f"{half} is {getattr(self, half)!r}; an EncoderDecoderConfig needs the configs of both "
-                    "halves, encoder and decoder"
-                )
-            getattr(self, half).check()
         super().check()
+        for half in HALVES:
+            getattr(self, half).check()
 
     @classmethod
     def from_encoder_decoder_configs(
@@ -74,6 +81,18 @@ class EncoderDecoderConfig(Config):
 
     def to_dict(self) -> dict[str, Any]:
         return {**super().to_dict(), **{half: getattr(self, half).to_dict() for half in HALVES}}
+
+
+def _config_of(half: str, given: Any) -> Config:
+    """The config of one half, from a config or from the content of a config.json."""
+    if isinstance(given, Mapping):
+        family = find_family(FAMILIES, given.get("model_type"), f"the {half}'s config")
+        return family.config.from_dict(given)
+    if not isinstance(given, Config):
+        raise ConfigError(
+            f"{half} is a {type(given).__name__}; it must be a config, or the content of a config.json"
+        )
+    return given
 
 
 def encoder_class(model_type: object) -> type[Model]:

@@ -1,4 +1,4 @@
-"""BertGeneration against transformers in float64: both classes in both roles, outputs, losses and gradients."""
+"""BertGeneration against transformers in float64: both classes in both roles, outputs, losses, gradients."""
 
 from __future__ import annotations
 
