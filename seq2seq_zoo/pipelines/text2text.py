@@ -63,7 +63,7 @@ class Text2TextPipeline:
         config = model.config
         of_task = (getattr(config, "task_specific_params", None) or {}).get(self.task) or {}
         self._of_task = {option: value for option, value in of_task.items() if option in OPTIONS}
-        self.prefix: str = of_task.get("prefix") or getattr(config, "prefix", None) or ""
+        self.prefix: str = of_task.get("prefix", getattr(config, "prefix", None)) or ""
 
     @property
     def device(self) -> torch.device:
@@ -89,7 +89,7 @@ class Text2TextPipeline:
         All other options are those of `generate`. Raises UsageError or GenerationError, naming the
         argument, before any work.
         """
-        check_options(options, self.model.generation_inputs)
+        check_options(options, (n for n in self.model.generation_inputs if n.startswith("decoder_")))
         asked = _merged(options, self.options)
         if asked.get("return_text") is False and not asked.get("return_tensors"):
             raise UsageError("return_text is False and return_tensors is not True: nothing would be returned")
@@ -127,6 +127,7 @@ class Text2TextPipeline:
         )
         inputs = {name: encoded[name].to(self.device) for name in ("input_ids", "attention_mask")}
         options = {name: value for name, value in asked.items() if name not in _OWN}
+        options.setdefault("tokenizer", self.tokenizer)  # stop_strings need it
         written = self._with_defaults(options).generate(**inputs, **options)
         ids: Tensor = written if isinstance(written, Tensor) else written.sequences
         return ids.cpu()

@@ -180,6 +180,31 @@ def test_defaults_fit_the_models_positions(mvp: Path) -> None:
         ours(SENTENCES[0], max_new_tokens=256)
 
 
+def test_stop_strings(model: Any, tokenizer: Any) -> None:
+    ours = pipeline("text2text-generation", model, tokenizer=tokenizer, max_new_tokens=12, num_beams=1)
+    whole = ours(SENTENCES[1])[0]["generated_text"]
+    stop = whole[3:6]
+    stopped = ours(SENTENCES[1], stop_strings=[stop])[0]["generated_text"]
+    assert stop in stopped
+    assert whole.startswith(stopped)
+    assert len(stopped) < len(whole)
+
+
+def test_a_decoder_prompt_is_continued(model: Any, tokenizer: Any) -> None:
+    ours = pipeline("text2text-generation", model, tokenizer=tokenizer, return_tensors=True)
+    (answer,) = ours(SENTENCES[0], decoder_input_ids=torch.tensor([[0, 7, 8]]), max_new_tokens=2)
+    assert answer["generated_token_ids"][:3].tolist() == [0, 7, 8]
+    with pytest.raises(UsageError, match="no option 'input_ids'"):
+        ours(SENTENCES[0], input_ids=torch.tensor([[1]]))
+
+
+def test_an_empty_prefix_of_the_task_overrides_the_configs(model: Any, tokenizer: Any) -> None:
+    model.config.prefix = "summarize: "
+    model.config.task_specific_params = {"translation": {"prefix": ""}}
+    assert pipeline("translation", model, tokenizer=tokenizer).prefix == ""
+    assert pipeline("summarization", model, tokenizer=tokenizer).prefix == "summarize: "
+
+
 def test_nothing_of_the_model_changes(model: Any, tokenizer: Any) -> None:
     model.config.task_specific_params = {"summarization": {"prefix": "summarize: ", "num_beams": 2}}
     before = model.config.to_dict(), model.generation_config.to_dict(), dict(vars(model))
