@@ -6,20 +6,25 @@ dtype of each key; the family's key map says which key is which parameter.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from .checkpoint import Weights, open_weights
+from .checkpoint import TensorInfo, Weights, open_weights
+from .checkpoint.formats import DTYPES, WeightFile
 from .checkpoint.load import KeyMatch, match_keys
 from .checkpoint.plan import Plan, make_plan
+from .checkpoint.resolve import BUNDLED
 from .config import Config, Place, read_config
-from .errors import UsageError
+from .errors import CheckpointError, UsageError
 from .models.auto import Family, family_of
 from .models.base import Model
 
@@ -76,7 +81,7 @@ def inspect_checkpoint(where: Place, class_name: str | None = None, **hub: Any) 
     family = family_of(values.get("model_type"), os.fspath(where))
     cls = find_class(family, class_name, values.get("architectures") or ())
     config = family.config.from_dict(values)
-    weights = open_weights(where, **hub)
+    weights = open_headers(where, **hub)
     cls.settle_config(config, weights)
     with torch.device("meta"):
         model = cls(config)
@@ -84,6 +89,39 @@ def inspect_checkpoint(where: Place, class_name: str | None = None, **hub: Any) 
     plan = make_plan(model, key_map)
     match = match_keys(plan, weights, key_map)
     return Inspection(os.fspath(where), cls, config, count_parts(model), weights, plan, match)
+
+
+def open_headers(where: Place, **hub: Any) -> Weights:
+    """The weights at `where`, good for keys, shapes and dtypes; of a hub repository that is not in the cache
+    only the headers are downloaded."""
+    place = os.fspath(where)
+    if os.path.isdir(place) or place.startswith(BUNDLED):
+        return open_weights(where, **hub)
+    try:
+        return open_weights(where, **{**hub, "local_files_only": True})
+    except CheckpointError:
+        if not (hub.get("local_files_only") or hub.get("subfolder")):
+            # If the headers cannot be had alone, open_weights gets the files, or says what is wrong.
+            with contextlib.suppress(Exception):
+                return _remote_headers(place, hub.get("revision"), hub.get("token"))
+    return open_weights(where, **hub)
+
+
+def _remote_headers(repository: str, revision: str | None, token: str | bool | None) -> Weights:
+    import huggingface_hub
+
+    def tensor(key: str) -> Tensor:
+        raise CheckpointError(f"{repository}: only the header of {key!r} was downloaded")
+
+    files: dict[str, WeightFile] = {}
+    found = huggingface_hub.get_safetensors_metadata(repository, revision=revision, token=token)
+    for name, header in found.files_metadata.items():
+        infos = {
+            key: TensorInfo(tuple(entry.shape), DTYPES[entry.dtype], Path(name))
+            for key, entry in header.tensors.items()
+        }
+        files |= dict.fromkeys(infos, WeightFile(Path(name), infos, tensor))
+    return Weights(repository, files)
 
 
 def find_class(family: Family, wanted: str | None, architectures: Iterable[str] = ()) -> type[Model]:

@@ -7,18 +7,22 @@ import math
 import shutil
 import struct
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import huggingface_hub
 import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import seq2seq_zoo
+from seq2seq_zoo import CheckpointError
 from seq2seq_zoo.checkpoint import Weights
 from seq2seq_zoo.cli import main
 from seq2seq_zoo.inspection import Inspection, count_parts, inspect_checkpoint, key_lines
 from seq2seq_zoo.models.auto import model_classes
+from tests.hub_cache import make_hub_cache
 
 
 @pytest.fixture(autouse=True)
@@ -168,6 +172,39 @@ def test_a_large_checkpoint_is_inspected_by_its_header(
     assert "468,116,832" in next(line for line in out.splitlines() if line.strip().startswith("total"))
     for line in ('"prompt_length": 100', "model.decoder.layers.11.fc2.weight", "[50267, 1024]"):
         assert line in out
+
+
+def test_of_the_hub_only_headers_are_downloaded(
+    mt5: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A hub where the weights cannot be had, but their header; then the same repository in the cache."""
+    (tmp_path / "config").mkdir()
+    shutil.copy(mt5 / "config.json", tmp_path / "config")
+    make_hub_cache(tmp_path / "cache", "someone/tiny", tmp_path / "config")
+    asked = []
+
+    def header(repository: str, **options: Any) -> Any:
+        asked.append((repository, options))
+        with safe_open(mt5 / "model.safetensors", framework="pt") as file:
+            slices = {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118
+            tensors = {
+                key: SimpleNamespace(shape=s.get_shape(), dtype=s.get_dtype()) for key, s in slices.items()
+            }
+        return SimpleNamespace(files_metadata={"model.safetensors": SimpleNamespace(tensors=tensors)})
+
+    monkeypatch.setattr(huggingface_hub, "get_safetensors_metadata", header)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    expected = list(key_lines(inspect_checkpoint(mt5)))[1:]
+    found = inspect_checkpoint("someone/tiny", revision="main", token="secret")
+    assert asked == [("someone/tiny", {"revision": "main", "token": "secret"})]
+    assert list(key_lines(found))[1:] == expected
+
+    with pytest.raises(CheckpointError, match="someone/tiny"):
+        inspect_checkpoint("someone/tiny", local_files_only=True)
+    make_hub_cache(tmp_path / "cache", "someone/tiny", mt5)
+    assert list(key_lines(inspect_checkpoint("someone/tiny")))[1:] == expected
+    assert len(asked) == 1
 
 
 def test_the_command_shows_config_counts_and_keys(mt5: Path, capsys: pytest.CaptureFixture[str]) -> None:
