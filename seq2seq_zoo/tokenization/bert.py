@@ -93,7 +93,8 @@ class BertTokenizer(PieceTokenizer, _BertTokenizer):
     transformers 4.57.6.
 
     Built from `vocab` (a path, or the data itself) or from a tokenizer.json. Words of `never_split` are kept
-    whole; without `do_basic_tokenize` a text is only split at spaces.
+    whole, but with `do_lower_case` only those without capitals: the text is in lower case by then. Without
+    `do_basic_tokenize` a text is as it is and only split at spaces.
     """
 
     saved_settings: ClassVar[tuple[str, ...]] = (
@@ -155,7 +156,8 @@ class BertTokenizer(PieceTokenizer, _BertTokenizer):
 
     @property
     def vocab_size(self) -> int:
-        return len(self._vocab)
+        # Lines, not texts: a text that stands twice takes two ids, and new tokens come after the last line.
+        return len(self._lines)
 
     def _base_vocab(self) -> dict[str, int]:
         return self._vocab

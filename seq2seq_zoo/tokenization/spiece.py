@@ -70,6 +70,9 @@ def load_processor(
     content: bytes, path: str | os.PathLike[str], *, dummy_prefix: bool = True, **options: Any
 ) -> SentencePieceProcessor:
     """The library's processor; without `dummy_prefix` it puts no space before a text."""
+    # The documented way to say that nothing is sampled, which the library refuses at the first text.
+    if options.get("nbest_size") in (0, 1):
+        options["enable_sampling"] = False
     try:
         processor = SentencePieceProcessor(**options)
     except TypeError as error:

@@ -6,6 +6,7 @@ tokenizer loads a processor of its own with the same arguments.
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any
 
 from sentencepiece import SentencePieceProcessor
@@ -35,9 +36,19 @@ class SpieceTokenizer(PieceTokenizer):
     def _base_vocab(self) -> dict[str, int]:
         return {self._processor.id_to_piece(i): i for i in range(self.vocab_size)}
 
+    @cached_property
+    def _ids_met(self) -> dict[str, int]:
+        """Ids of the pieces met so far: asking the library takes longer than splitting the text."""
+        return {}
+
     def _base_id(self, piece: str) -> int | None:
-        index = int(self._processor.piece_to_id(piece))
-        return index if index != self._processor.unk_id() or self._base_piece(index) == piece else None
+        index = self._ids_met.get(piece)
+        if index is None:
+            index = int(self._processor.piece_to_id(piece))
+            if index == self._processor.unk_id() and self._base_piece(index) != piece:
+                return None
+            self._ids_met[piece] = index
+        return index
 
     def _base_piece(self, index: int) -> str | None:
         return self._processor.id_to_piece(index) if 0 <= index < self.vocab_size else None

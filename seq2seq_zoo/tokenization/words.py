@@ -49,7 +49,9 @@ def _cleaned(char: str) -> str | None:
 
 
 def _cleaned_and_apart(char: str) -> str | None:
-    return f" {char} " if any(ord(char) in block for block in _IDEOGRAPHS) else _cleaned(char)
+    # The blocks have places that are not assigned yet; these vanish.
+    kept = _cleaned(char)
+    return f" {char} " if kept and any(ord(char) in block for block in _IDEOGRAPHS) else kept
 
 
 def _without_accent(char: str) -> str | None:
