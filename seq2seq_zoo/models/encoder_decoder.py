@@ -259,10 +259,11 @@ class EncoderDecoderModel(Writes):
             "decoder": decoder_pretrained_model_name_or_path,
         }
         halves: dict[str, Any] = {}
+        fields = EncoderDecoderConfig.fields()  # among them decoder_start_token_id
         for half, where in places.items():
-            own = {name: options.pop(name) for name in list(options) if name.startswith(f"{half}_")}
-            halves[half] = _half(half, where, {name[len(half) + 1 :]: own[name] for name in own})
-        unknown = sorted(set(options) - set(EncoderDecoderConfig.fields()))
+            own = [name for name in options if name.startswith(f"{half}_") and name not in fields]
+            halves[half] = _half(half, where, {name[len(half) + 1 :]: options.pop(name) for name in own})
+        unknown = sorted(set(options) - set(fields))
         if unknown:
             raise ConfigError(
                 f"from_encoder_decoder_pretrained was given {', '.join(unknown)}; an EncoderDecoderConfig "
@@ -466,9 +467,9 @@ class EncoderDecoderModel(Writes):
         return super().generate(inputs, generation_config, **kwargs)
 
     def _follow_config(self) -> None:
-        if self.generation_config == self._generation_as_built:
-            self.generation_config = GenerationConfig.from_model_config(self.config)
-            self._generation_as_built = copy.deepcopy(self.generation_config)
+        now = GenerationConfig.from_model_config(self.config)
+        if self.generation_config == self._generation_as_built != now:
+            self.generation_config, self._generation_as_built = now, copy.deepcopy(now)
 
 
 _OF_NO_CONSEQUENCE = (

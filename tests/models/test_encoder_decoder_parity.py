@@ -258,6 +258,28 @@ def assert_gradients_agree_of_tied(ours: Any, loss: Tensor, theirs: Any, their_l
     return compared
 
 
+@needs_4
+def test_a_start_token_that_is_the_padding_token(tmp_path: Path) -> None:
+    """Fault of the oracle: it masks the start token like padding, and where a query may then see nothing, it
+    sees everything, the labels to come included. Ours sees itself."""
+    with float64():
+        theirs, ours = pair("bert and bert", tmp_path)
+        for model in (theirs, ours):
+            model.config.decoder_start_token_id = 0
+        labels, others = targets(), targets()
+        others[:, 2:4] = 7
+        assert labels[:, :2].tolist() == others[:, :2].tolist()
+
+        def first(model: Any, labels: Tensor) -> Tensor:
+            logits: Tensor = model(**source(), labels=labels).logits[:, 0]
+            return logits
+
+        assert relative_error(first(theirs, others), first(theirs, labels)) > 1e-5
+        assert torch.equal(first(ours, others), first(ours, labels))
+        mine, expected = ours(**source(), labels=labels).logits, theirs(**source(), labels=labels).logits
+        assert relative_error(mine[:, 1:], expected[:, 1:]) <= 1e-9
+
+
 # ---- text ----
 
 OPTIONS: dict[str, dict[str, Any]] = {
