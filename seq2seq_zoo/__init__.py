@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from .models.bert_generation import BertGenerationEncoder as BertGenerationEncoder
     from .models.encoder_decoder import EncoderDecoderConfig as EncoderDecoderConfig
     from .models.encoder_decoder import EncoderDecoderModel as EncoderDecoderModel
+    from .models.mega import MegaConfig as MegaConfig
+    from .models.mega_heads import MegaForCausalLM as MegaForCausalLM
+    from .models.mega_heads import MegaForMaskedLM as MegaForMaskedLM
     from .models.mt5 import MT5Config as MT5Config
     from .models.mt5 import MT5ForConditionalGeneration as MT5ForConditionalGeneration
     from .models.mvp import MvpConfig as MvpConfig
@@ -48,6 +51,11 @@ _NAMES = {
     "models.mt5": """
         MT5Config MT5Model MT5ForConditionalGeneration MT5EncoderModel MT5ForSequenceClassification
         MT5ForTokenClassification MT5ForQuestionAnswering
+    """,
+    "models.mega": "MegaConfig MegaModel",
+    "models.mega_heads": """
+        MegaForCausalLM MegaForMaskedLM MegaForSequenceClassification MegaForMultipleChoice
+        MegaForTokenClassification MegaForQuestionAnswering
     """,
     "models.bert_generation": "BertGenerationConfig BertGenerationEncoder BertGenerationDecoder",
     "models.encoder_decoder": "EncoderDecoderConfig EncoderDecoderModel",

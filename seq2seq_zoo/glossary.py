@@ -26,6 +26,7 @@ MODULES: dict[str, str] = {
     "token_embedding": "the token vectors that stacks share: shared",
     "embedding": "a stack's input embedding; in a prompt, its learnt vectors: prompt_embedding",
     "tokens": "token vectors: embed_tokens, word_embeddings",
+    "token_types": "vectors of the kinds of tokens: token_type_embeddings",
     "positions": "learnt position vectors: embed_positions, position_embeddings",
     "position_bias": "bias by distance: relative_attention_bias",
     # a layer's blocks
@@ -38,6 +39,14 @@ MODULES: dict[str, str] = {
     "value": "v_proj, v",
     "distances": "vectors by distance, compared with queries and keys: distance_embedding",
     "output": "what leads back to the width, or to the answers: out_proj, o, o_proj, output.dense",
+    # inside gated attention
+    "moving_average": "damped averages of what stands around: ema_gate",
+    "shared": "what queries and keys are both made of: a part of mx_proj",
+    "update_gate": "how much of a position is replaced: residual_weight, a part of mx_proj or q_proj",
+    "reset_gate": "how much of what attention brings is used: a part of mx_proj or q_proj",
+    "candidate": "what a position may be replaced by, before attention: a part of mx_proj",
+    "distance_bias": "numbers by distance, added to scores: rel_pos_bias",
+    "value_dropout": "of the values: hidden_dropout",
     # inside a feed-forward block, and a prompt's perceptron
     "up": "to the inner width: fc1, wi, wi_1, w3, prompt_trans.0",
     "gate": "to the inner width, through the activation: wi_0, w1",
@@ -58,6 +67,8 @@ MODULES: dict[str, str] = {
     "classification_head": "scores of a text's labels: classification_head, classifier",
     "token_head": "scores of each token's labels: classifier",
     "span_head": "scores of an answer's ends: qa_outputs",
+    "choice_head": "the score of one of several texts: classifier",
+    "pooler": "a summary of a text, from its first position: pooler.dense",
     "hidden": "the layer inside a head: dense",
     # what has no parameters
     "dropout": "everywhere",

@@ -81,6 +81,18 @@ class BaseModelOutputWithPastAndCrossAttentions(ModelOutput):
 
 
 @dataclass
+class BaseModelOutputWithPoolingAndCrossAttentions(ModelOutput):
+    """The result of a body that can be an encoder or a decoder; pooler_output [B, D] sums up each row."""
+
+    last_hidden_state: Tensor
+    pooler_output: Tensor | None = None
+    hidden_states: Tensors | None = None
+    past_key_values: DecodingState | None = None
+    attentions: Tensors | None = None
+    cross_attentions: Tensors | None = None
+
+
+@dataclass
 class Seq2SeqModelOutput(ModelOutput):
     """The result of an encoder and a decoder."""
 
@@ -148,5 +160,46 @@ class TokenClassifierOutput(ModelOutput):
 
     loss: Tensor | None = None
     logits: Tensor | None = None
+    hidden_states: Tensors | None = None
+    attentions: Tensors | None = None
+
+
+@dataclass
+class MaskedLMOutput(ModelOutput):
+    """Scores of the token at each position, logits [B, L, V]."""
+
+    loss: Tensor | None = None
+    logits: Tensor | None = None
+    hidden_states: Tensors | None = None
+    attentions: Tensors | None = None
+
+
+@dataclass
+class SequenceClassifierOutput(ModelOutput):
+    """Scores of the labels of a sequence, logits [B, labels]."""
+
+    loss: Tensor | None = None
+    logits: Tensor | None = None
+    hidden_states: Tensors | None = None
+    attentions: Tensors | None = None
+
+
+@dataclass
+class MultipleChoiceModelOutput(ModelOutput):
+    """Scores of the choices, logits [B, choices]."""
+
+    loss: Tensor | None = None
+    logits: Tensor | None = None
+    hidden_states: Tensors | None = None
+    attentions: Tensors | None = None
+
+
+@dataclass
+class QuestionAnsweringModelOutput(ModelOutput):
+    """Scores of an answer's first and last position, [B, L] each."""
+
+    loss: Tensor | None = None
+    start_logits: Tensor | None = None
+    end_logits: Tensor | None = None
     hidden_states: Tensors | None = None
     attentions: Tensors | None = None

@@ -11,10 +11,10 @@ Each of the D numbers of a position is spread over h averages that forget at rat
 
 The same y can be had in three ways, tested equal. `DampedEma` takes the one that is fastest:
 
-    recurrence     the two lines above, position by position                  steps of decoding: few positions
-    convolution    y = kernel * x with kernel_j = readout · decay^j · entry,   truncated averages, which are no
-                   by fast Fourier transform                                  recurrence
-    scan           blocks of S positions: a block's own part is a matrix       all else
+    recurrence     the two lines above, position by position               steps of decoding: few positions
+    convolution    y = kernel * x, kernel_j = readout · decay^j · entry,   truncated averages, which are no
+                   by fast Fourier transform                               recurrence
+    scan           blocks of S positions: a block's own part is a matrix   all else
                    product with the kernel's Toeplitz matrix, what came
                    before it is a state that goes from block to block
 
@@ -49,7 +49,7 @@ class Rates(NamedTuple):
 
     def powers(self, exponents: Tensor) -> Tensor:
         """decay to each of the exponents [n] → [D, h, n]."""
-        return self.decay.unsqueeze(-1) ** exponents.to(self.decay.dtype)
+        return torch.pow(self.decay.unsqueeze(-1), exponents.to(self.decay.dtype))
 
     def kernel(self, length: int) -> Tensor:
         """How much of x_{t-j} there is in y_t, for j = 0 … length - 1: [D, length]."""
@@ -61,7 +61,8 @@ class Rates(NamedTuple):
 
 
 def by_recurrence(x: Tensor, rates: Rates, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """x [B, L, D] and the averages before it [B, D, h] (0 if None) → y [B, L, D] and the averages after it."""
+    """x [B, L, D] and the averages before it [B, D, h] (0 if None) → y [B, L, D] and the averages after
+    it."""
     averages = x.new_zeros(x.shape[0], *rates.decay.shape) if state is None else state
     read = []
     for position in x.unbind(1):
@@ -80,11 +81,13 @@ def by_convolution(x: Tensor, behind: Tensor, ahead: Tensor | None = None) -> Te
     if ahead is not None:  # j positions ahead are size - j behind, on a circle
         circle = circle + F.pad(ahead, (0, size - reach)).flip(-1).roll(1, -1)
     spectrum = torch.fft.rfft(x.transpose(1, 2), n=size) * torch.fft.rfft(circle)  # [B, D, size / 2 + 1]
-    return torch.fft.irfft(spectrum, n=size)[..., :length].transpose(1, 2)
+    y: Tensor = torch.fft.irfft(spectrum, n=size)
+    return y[..., :length].transpose(1, 2)
 
 
 def _fast_size(least: int) -> int:
-    """The smallest size of at least `least` that is 1, 3 or 5 times a power of two: such transforms are fast."""
+    """The smallest size of at least `least` that is 1, 3 or 5 times a power of two: such transforms are
+    fast."""
     return min(odd << max(0, (-(-least // odd) - 1).bit_length()) for odd in (1, 3, 5))
 
 
@@ -152,13 +155,12 @@ def _advance(x: Tensor, rates: Rates, state: Tensor | None) -> tuple[Tensor, Ten
 class DampedEma(nn.Module):
     """Damped moving averages of a sequence, and what the sequence itself adds to them.
 
-    out_t = silu(y_t + ω ⊙ x_t)    with y as above, of what stands behind, or (`bidirectional`) the sum of both
-                                   directions
+    out_t = silu(y_t + ω ⊙ x_t)    with y as above, of what stands behind, or (`bidirectional`) the sum of
+                                   both directions
 
-    x [B, L, D] → [B, L, D]. `truncation` cuts the kernels after so many positions. ω and the silu are those of
-    the authors' code. α and δ are stored before a sigmoid; the hub's checkpoints call α damping_factor and δ
-    decay_factor. Half precision is computed in float32.
-    """
+    x [B, L, D] → [B, L, D]. `truncation` cuts the kernels after so many positions. ω and the silu are those
+    of the authors' code. α and δ are stored before a sigmoid; the hub's checkpoints call α damping_factor
+    and δ decay_factor. Half precision is computed in float32."""
 
     def __init__(
         self, width: int, size: int, *, bidirectional: bool = False, truncation: int | None = None
@@ -198,9 +200,11 @@ class DampedEma(nn.Module):
         """
         if state is not None and self.bidirectional:
             raise ValueError(
-                "a bidirectional moving average sees what follows, so it cannot go on from a state; decode with "
-                "bidirectional=False, or without a cache (use_cache=False)"
+                "a bidirectional moving average sees what follows, so it cannot go on from a state; decode "
+                "with bidirectional=False, or without a cache (use_cache=False)"
             )
+        if state is not None:
+            state.check_rows(x.shape[0])
         heard = x if real is None else x * real.unsqueeze(-1).to(x.dtype)
         heard = heard.float() if x.dtype in (torch.float16, torch.bfloat16) else heard
         rates = self.rates(heard.dtype)
@@ -222,7 +226,8 @@ class DampedEma(nn.Module):
         return F.silu(torch.addcmul(y.to(x.dtype), x, self.omega.to(x.dtype)))
 
     def _truncated(self, x: Tensor, rates: Rates, state: MovingAverage | None) -> Tensor:
-        """A truncated average is no recurrence: its state is the inputs that are still heard, [B, K - 1, D]."""
+        """A truncated average is no recurrence: its state is the inputs that are still heard, [B, K - 1,
+        D]."""
         assert self.truncation is not None
         held = 0
         if state is not None:

@@ -26,9 +26,9 @@ class InputEmbedding(nn.Module):
 
     x_i = dropout(norm(scale · tokens[id_i] + token_types[type_i] + positions[i]))
 
-    ids int64 [B, L] (or their vectors [B, L, D], which are not scaled) → x [B, L, D]. `token_types`, `positions`
-    and `norm` may be absent. `tokens` is often shared with another stack and with the output head.
-    """
+    ids int64 [B, L] (or their vectors [B, L, D], which are not scaled) → x [B, L, D]. `token_types`,
+    `positions` and `norm` may be absent. `tokens` is often shared with another stack and with the output
+    head."""
 
     def __init__(
         self,

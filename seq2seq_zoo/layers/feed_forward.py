@@ -38,16 +38,22 @@ class FeedForward(nn.Module):
 
     y = down(a(up(x)))    (Vaswani et al. 2017, arXiv:1706.03762, equation 2, with any activation a)
 
-    x [B, L, D] → y [B, L, D]; `dropout` acts on the F hidden numbers.
+    x [B, L, D] → y [B, L, D]; `dropout`, a probability or a module, acts on the F hidden numbers.
     """
 
     def __init__(
-        self, width: int, hidden: int, activation: Activation, *, bias: bool = True, dropout: float = 0.0
+        self,
+        width: int,
+        hidden: int,
+        activation: Activation,
+        *,
+        bias: bool = True,
+        dropout: float | nn.Module = 0.0,
     ) -> None:
         super().__init__()
         self.up = nn.Linear(width, hidden, bias=bias)
         self.down = nn.Linear(hidden, width, bias=bias)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = dropout if isinstance(dropout, nn.Module) else nn.Dropout(dropout)
         self.activation = activation
 
     def forward(self, x: Tensor) -> Tensor:

@@ -53,8 +53,8 @@ class RMSNorm(nn.Module):
 class ScaleNorm(nn.Module):
     """Scale a vector to unit root mean square, and all of it by one learnt number.
 
-    y = scalar · x / √(mean(x²) + eps)    (Nguyen and Salazar 2019, arXiv:1910.05895, equation 5, with the root
-                                          mean square for the length, as MEGA has it)
+    y = scalar · x / √(mean(x²) + eps)    (Nguyen and Salazar 2019, arXiv:1910.05895, equation 5, with the
+                                          root mean square for the length, as MEGA has it)
 
     x [..., D] → y [..., D], in the dtype of `scalar`.
     """
@@ -76,8 +76,8 @@ def _unit(x: Tensor, eps: float) -> Tensor:
 
 
 class BatchNorm(nn.BatchNorm1d):
-    """Move each of the D numbers to mean 0 and variance 1 over all positions of a batch, padding among them; in
-    inference by the means that training has kept (Ioffe and Szegedy 2015, arXiv:1502.03167).
+    """Move each of the D numbers to mean 0 and variance 1 over all positions of a batch, padding among
+    them; in inference by the means that training has kept (Ioffe and Szegedy 2015, arXiv:1502.03167).
 
     x [B, L, D] → [B, L, D]
     """

@@ -112,8 +112,8 @@ class RelativePositionBias(nn.Module):
 
 
 def laid_out(by_distance: Tensor, keys: int) -> Tensor:
-    """Numbers by distance, from the last query's to the first key to the first query's to the last, as scores:
-    [..., L + S - 1] → [..., L, S]."""
+    """Numbers by distance, from the last query's to the first key to the first query's to the last, as
+    scores: [..., L + S - 1] → [..., L, S]."""
     # Row i of the layout is the window of S distances that ends i columns before the last.
     return by_distance.unfold(-1, keys, 1).flip(-2)
 
@@ -181,14 +181,14 @@ class SimpleBias(nn.Module):
 
 
 class RotaryBias(nn.Module):
-    """A number for each distance, from two learnt vectors that turn with it, added to the scores of a single head.
+    """A number for each distance, from two learnt vectors that turn with it, added to the scores of a
+    single head.
 
     bias[i, j] = (R_i α) · (R_j β)    (Ma et al. 2022, MEGA, arXiv:2209.10655, section 3.3; R_i turns the k-th
                                       pair of n = E / 2, entries k and n + k, by the angle i · 10000^(-k / n))
 
-    → [L, S], for queries at places first … first + L - 1 and keys at 0 … S - 1, any of them. As a turn by i and
-    one back by j is one by i - j, only distances are computed.
-    """
+    → [L, S], for queries at places first … first + L - 1 and keys at 0 … S - 1, any of them. As a turn by i
+    and one back by j is one by i - j, only distances are computed."""
 
     def __init__(self, size: int) -> None:
         super().__init__()

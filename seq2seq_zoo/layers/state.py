@@ -152,10 +152,9 @@ class SourceKeyValues:
 class ChunkKeyValues:
     """Keys and values [R, H, S, E] of a self-attention that does not look beyond chunks of `chunk` tokens.
 
-    What no row's chunk reaches is forgotten when the next tokens come. As rows may begin at different columns,
-    so may their chunks: the last `chunk` - 1 tokens are always kept, and what was appended last. `start` is the
-    column of the first token held.
-    """
+    What no row's chunk reaches is forgotten when the next tokens come. As rows may begin at different
+    columns, so may their chunks: the last `chunk` - 1 tokens are always kept, and what was appended last.
+    `start` is the column of the first token held."""
 
     def __init__(self, chunk: int, capacity: int = 0) -> None:
         self.chunk = chunk
@@ -187,10 +186,9 @@ class ChunkKeyValues:
 class MovingAverage:
     """What the averages of a recurrent layer have come to: `after` the tokens so far.
 
-    An average cannot be undone, so what was `before` the last tokens, and these (`recent`, [R, n, D]), are held
-    as well: a crop goes back to any of them, and the layer computes `after` again. What `before` and `after`
-    are is the layer's own affair; their first dimension is R.
-    """
+    An average cannot be undone, so what was `before` the last tokens, and these (`recent`, [R, n, D]), are
+    held as well: a crop goes back to any of them, and the layer computes `after` again. What `before` and
+    `after` are is the layer's own affair; their first dimension is R."""
 
     def __init__(self) -> None:
         self.length = 0
@@ -198,12 +196,14 @@ class MovingAverage:
         self.recent: Tensor | None = None
         self.after: Tensor | None = None
 
+    def check_rows(self, rows: int) -> None:
+        """Raise ValueError unless so many rows are held, or none yet."""
+        held = self.after if self.recent is None else self.recent
+        if held is not None and held.shape[0] != rows:
+            raise ValueError(f"the decoding state holds {held.shape[0]} rows; {rows} cannot continue them")
+
     def advance(self, before: Tensor | None, recent: Tensor, after: Tensor) -> None:
         """Called by the layer when it has read `recent`."""
-        if before is not None and before.shape[0] != recent.shape[0]:
-            raise ValueError(
-                f"the decoding state holds {before.shape[0]} rows; {recent.shape[0]} cannot continue them"
-            )
         self.before, self.recent, self.after = before, recent, after
         self.length += recent.shape[1]
 
@@ -224,8 +224,8 @@ class MovingAverage:
         first = self.length - (0 if self.recent is None else self.recent.shape[1])
         if length and length < first:
             raise ValueError(
-                f"length is {length}; a moving average can be cropped to {first} … {self.length} tokens, within "
-                "what was read last, or to 0"
+                f"length is {length}; a moving average can be cropped to {first} … {self.length} tokens, "
+                "within what was read last, or to 0"
             )
         if length > first and self.recent is not None:
             self.after, self.recent = None, self.recent[:, : length - first]
@@ -247,7 +247,8 @@ class LayerState:
         self.self_attention.reorder(rows)
 
     def crop(self, length: int) -> None:
-        """Forget all tokens but the first `length`; ValueError, before anything changes, where that cannot be."""
+        """Forget all tokens but the first `length`; ValueError, before anything changes, where that cannot
+        be."""
         self.self_attention.crop(length)
 
 

@@ -87,7 +87,8 @@ class Model(nn.Module):
     @torch.no_grad()
     def _initialise(self, name: str, module: nn.Module) -> None:
         if isinstance(module, (nn.LayerNorm, RMSNorm)):
-            module.weight.fill_(1.0)
+            if module.weight is not None:
+                module.weight.fill_(1.0)
             if isinstance(module, nn.LayerNorm):
                 module.bias.zero_()
         elif isinstance(module, (nn.Linear, nn.Embedding, *_POSITIONS)):

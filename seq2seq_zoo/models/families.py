@@ -13,6 +13,15 @@ from ..config import Config
 from ..errors import CheckpointError
 from .base import Model
 from .bert_generation import BertGenerationConfig, BertGenerationDecoder, BertGenerationEncoder
+from .mega import MegaConfig, MegaModel
+from .mega_heads import (
+    MegaForCausalLM,
+    MegaForMaskedLM,
+    MegaForMultipleChoice,
+    MegaForQuestionAnswering,
+    MegaForSequenceClassification,
+    MegaForTokenClassification,
+)
 from .mt5 import (
     MT5Config,
     MT5EncoderModel,
@@ -65,6 +74,19 @@ FAMILIES: tuple[Family, ...] = (
             "QuestionAnswering": MT5ForQuestionAnswering,
         },
         encoder=MT5EncoderModel,
+    ),
+    Family(
+        MegaConfig,
+        MegaModel,
+        {
+            "CausalLM": MegaForCausalLM,
+            "MaskedLM": MegaForMaskedLM,
+            "SequenceClassification": MegaForSequenceClassification,
+            "MultipleChoice": MegaForMultipleChoice,
+            "TokenClassification": MegaForTokenClassification,
+            "QuestionAnswering": MegaForQuestionAnswering,
+        },
+        encoder=MegaModel,
     ),
     Family(
         BertGenerationConfig,
