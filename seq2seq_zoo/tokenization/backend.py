@@ -25,7 +25,7 @@ from . import files
 from .base import Row, Tokenizer
 from .encoding import BatchEncoding
 from .options import EncodeOptions, Lengths
-from .special_tokens import ADDITIONAL, Token, as_special, state_of, text_of
+from .special_tokens import Token, as_special, state_of, text_of
 
 
 class _Setup(NamedTuple):
@@ -67,9 +67,7 @@ class BackendTokenizer(Tokenizer):
         """Give the backend the added tokens of the files and of the roles, with the flags they have there."""
         present = {text_of(token): token for token in self._backend.get_added_tokens_decoder().values()}
         wanted = {text_of(token): token for _, token in sorted(added.items())}
-        held = self.special_tokens
-        further = held.pop(ADDITIONAL, [])
-        for token in [*held.values(), *further]:
+        for token in self._held_tokens():
             if isinstance(token, AddedToken) or text_of(token) not in {**present, **wanted}:
                 state = state_of(as_special(token))
                 wanted[text_of(token)] = AddedToken(**{**state, "special": True})
@@ -83,7 +81,7 @@ class BackendTokenizer(Tokenizer):
 
     @property
     def backend_tokenizer(self) -> tokenizers.Tokenizer:
-        """The tokenizer of the library, without truncation and padding."""
+        """The library's tokenizer, without truncation and padding; calls do not see changes made to it."""
         return self._backend
 
     # Vocabulary

@@ -123,15 +123,14 @@ def read_settings(place: Place, overrides: dict[str, Any]) -> dict[str, Any]:
     """Constructor arguments: what the files say, with `overrides` on top, and the added tokens by id."""
     config = place.json(CONFIG)
     settings = {key: _revived(value) for key, value in config.items() if key not in _PROVENANCE}
-    added = settings.pop("added_tokens_decoder", None)
-    if added is not None:
-        added = _by_id(added, CONFIG)
+    described = settings.pop("added_tokens_decoder", None)
+    if described is not None:
+        added = described = _by_id(described, CONFIG)
     else:
         settings |= _special_tokens_map(place, settings, overrides)
-        added = _added_tokens(place, {**settings, **overrides})
+        described = _tokens_of_json(place)
+        added = {**_tokens_beyond_vocabulary(place, {**settings, **overrides}), **described}
 
-    # A role given as plain text means the added token of that text, with its flags.
-    known = {text_of(token): token for token in added.values()}
     settings |= overrides
     # transformers 5.x renamed the list of additional tokens; 4.x used the new name for a dict of further
     # roles.
@@ -139,9 +138,12 @@ def read_settings(place: Place, overrides: dict[str, Any]) -> dict[str, Any]:
     if extra:
         further = list(extra.values() if isinstance(extra, dict) else extra)
         settings[ADDITIONAL] = list(settings.get(ADDITIONAL) or []) + further
+    # A role given as plain text means the added token of that text, with its flags.
+    known = {text_of(token): token for token in described.values()}
     for role in ROLES:
-        if isinstance(settings.get(role), str):
-            settings[role] = known.get(settings[role], settings[role])
+        token = settings.get(role)
+        if isinstance(token, str) or (isinstance(token, AddedToken) and role not in overrides):
+            settings[role] = known.get(text_of(token), token)
     return {**settings, "added_tokens_decoder": added}
 
 
@@ -160,7 +162,8 @@ def _special_tokens_map(place: Place, settings: dict[str, Any], overrides: dict[
     return found
 
 
-def _added_tokens(place: Place, settings: dict[str, Any]) -> dict[int, AddedToken]:
+def _tokens_beyond_vocabulary(place: Place, settings: dict[str, Any]) -> dict[int, AddedToken]:
+    """The tokens of added_tokens.json, which says nothing about their flags."""
     held = [settings.get(role) for role in ROLES] + list(settings.get(ADDITIONAL) or [])
     special = {text_of(token) for token in held if isinstance(token, str | AddedToken)}
     added: dict[int, AddedToken] = {}
@@ -168,14 +171,18 @@ def _added_tokens(place: Place, settings: dict[str, Any]) -> dict[int, AddedToke
         if not isinstance(index, int):
             raise TokenizerError(f"{ADDED_TOKENS}: the id of {text!r} is {index!r}; it must be an integer")
         added[index] = AddedToken(text, special=text in special, normalized=text not in special)
-    path = place.path(TOKENIZER)
-    if path is not None:
-        try:
-            listed = {entry["id"]: entry for entry in read_json(path).get("added_tokens") or []}
-        except (KeyError, TypeError) as error:
-            raise TokenizerError(f"{path} lists added tokens without an id") from error
-        added |= _by_id(listed, TOKENIZER)
     return added
+
+
+def _tokens_of_json(place: Place) -> dict[int, AddedToken]:
+    path = place.path(TOKENIZER)
+    if path is None:
+        return {}
+    try:
+        listed = {entry["id"]: entry for entry in read_json(path).get("added_tokens") or []}
+    except (KeyError, TypeError) as error:
+        raise TokenizerError(f"{path} lists added tokens without an id") from error
+    return _by_id(listed, TOKENIZER)
 
 
 def _by_id(tokens: Any, source: str) -> dict[int, AddedToken]:

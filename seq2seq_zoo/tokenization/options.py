@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
+from numbers import Integral
 from typing import NamedTuple
 
 from seq2seq_zoo.errors import TokenizerError
@@ -135,5 +136,5 @@ def _one_of(name: str, value: object, allowed: object) -> None:
 def _at_least(name: str, value: int | None, least: int) -> None:
     if value is None:
         return
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
         raise TokenizerError(f"{name} is {value!r}; it must be an integer of at least {least}")

@@ -23,7 +23,7 @@ from .base import Row, Text, Tokenizer
 from .encoding import BatchEncoding
 from .lengths import Tokens, assemble, build_row, pad_rows
 from .options import EncodeOptions, Lengths
-from .special_tokens import ADDITIONAL, Token, state_of, text_of
+from .special_tokens import Token, state_of, text_of
 
 Span = tuple[int, int]
 
@@ -54,11 +54,10 @@ class PieceTokenizer(Tokenizer):
         self._added = dict(added_tokens_decoder or {})
         self._added_ids = {text_of(token): index for index, token in self._added.items()}
         self._size = self.vocab_size + sum(self._base_id(text) is None for text in self._added_ids)
-        held = self.special_tokens
-        further = held.pop(ADDITIONAL, [])
-        tokens: list[Any] = [*held.values(), *further]
+        # A role held as an AddedToken decides about the flags; one held as text takes them as they are.
         self.add_tokens(
-            [token for token in tokens if text_of(token) not in self._added_ids], special_tokens=True
+            [t for t in self._held_tokens() if not isinstance(t, str) or t not in self._added_ids],
+            special_tokens=True,
         )
 
     # What subclasses provide

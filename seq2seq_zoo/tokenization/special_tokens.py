@@ -139,13 +139,18 @@ class SpecialTokens(ABC):
             for name, token in self.special_tokens.items()
         }
 
+    def _held_tokens(self) -> list[Token]:
+        """All special tokens as they are held, in the order of the roles; of equal texts the first counts."""
+        tokens: dict[str, Token] = {}
+        for held in self.special_tokens.values():
+            for token in held if isinstance(held, list) else [held]:
+                tokens.setdefault(text_of(token), token)
+        return list(tokens.values())
+
     @property
     def all_special_tokens(self) -> list[str]:
         """All special tokens, each once, in the order of the roles."""
-        tokens: dict[str, None] = {}
-        for held in self.special_tokens_map.values():
-            tokens.update(dict.fromkeys(held if isinstance(held, list) else [held]))
-        return list(tokens)
+        return [text_of(token) for token in self._held_tokens()]
 
     @property
     def all_special_ids(self) -> list[int]:

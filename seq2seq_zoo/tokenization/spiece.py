@@ -60,10 +60,12 @@ class Spiece:
 
 
 def read_spiece(path: str | os.PathLike[str]) -> bytes:
-    """The content of a spiece.model; TokenizerError if it is missing, empty or no sentencepiece model."""
-    content = files.read_bytes(path)
-    load_processor(content, path)
-    return content
+    """The content of a spiece.model; TokenizerError if it is missing or empty.
+
+    Whether it is a sentencepiece model shows in `load_processor` or `parse_spiece`: reading a large one twice
+    would cost seconds.
+    """
+    return files.read_bytes(path)
 
 
 def load_processor(

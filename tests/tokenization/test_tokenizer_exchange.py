@@ -69,6 +69,93 @@ def test_auto_chooses_as_transformers_4_does(cls, request, tmp_path):
         assert not differences(ours, theirs, TEXTS, encode)
 
 
+def as_in_older_releases(folder, size):
+    """Files as released checkpoints have them, from before tokenizer_config.json listed the added tokens."""
+
+    def token(content, **flags):
+        return {
+            "content": content,
+            "single_word": False,
+            "lstrip": False,
+            "rstrip": False,
+            "normalized": True,
+        } | flags
+
+    config = {
+        "errors": "replace",
+        "model_max_length": 1024,
+        "unk_token": {"__type": "AddedToken", **token("<unk>")},
+        "pad_token": {"__type": "AddedToken", **token("<pad>")},
+        "special_tokens_map_file": None,
+        "name_or_path": "somewhere",
+        "tokenizer_file": None,
+    }
+    roles = {
+        "unk_token": "<unk>",
+        "mask_token": token("<mask>", lstrip=True, normalized=False),
+        "additional_special_tokens": ["<extra_id_0>", token("<sp>", rstrip=True)],
+        "sep_token": token("</s>"),
+    }
+    added = {"<new>": size, "<sp>": size + 1, "two words": size + 2, "<extra_id_0>": size + 3}
+    for name, content in (
+        ("tokenizer_config", config),
+        ("special_tokens_map", roles),
+        ("added_tokens", added),
+    ):
+        (folder / f"{name}.json").write_text(json.dumps(content))
+
+
+@needs_4
+@pytest.mark.parametrize("with_json", [False, True])
+@pytest.mark.parametrize("name", ["MvpTokenizer", "MvpTokenizerFast"])
+@pytest.mark.parametrize("settings", [{}, {"mask_token": "<new>", "unk_token": "<s>"}], ids=str)
+def test_files_of_older_releases(name, with_json, settings, byte_level, tmp_path):
+    MvpTokenizerFast.from_pretrained(byte_level).save_pretrained(tmp_path)
+    if not with_json:
+        (tmp_path / "tokenizer.json").unlink()
+    as_in_older_releases(tmp_path, 800)
+    ours = globals()[name].from_pretrained(tmp_path, **settings)
+    theirs = getattr(transformers, name).from_pretrained(tmp_path, **settings)
+    texts = [*TEXTS, "a <sp>  b <new>c<new> two words  <mask> x", "<extra_id_0> <sp>"]
+    assert not differences(ours, theirs, texts, encode)
+    assert not differences(ours, theirs, texts, decode)
+    assert (len(ours), ours.get_vocab()) == (len(theirs), theirs.get_vocab())
+    assert ours.special_tokens_map == theirs.special_tokens_map
+    assert ours.all_special_ids == theirs.all_special_ids
+    # Without a normalizer the flag `normalized` says nothing; the oracle's fast class sets it as it comes.
+    flags = [
+        {
+            i: {**token.__getstate__(), "normalized": None}
+            for i, token in tokenizer.added_tokens_decoder.items()
+        }
+        for tokenizer in (ours, theirs)
+    ]
+    assert flags[0] == flags[1]
+
+
+@needs_4
+@pytest.mark.parametrize("name", ["MT5Tokenizer", "MT5TokenizerFast"])
+def test_files_of_the_released_mt5(name, unigram, tmp_path):
+    """mt5-small's tokenizer_config.json: no sentinels at all."""
+    (tmp_path / "spiece.model").write_bytes((unigram / "spiece.model").read_bytes())
+    roles = {"eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}
+    config = {
+        "additional_special_tokens": None,
+        "extra_ids": 0,
+        "sp_model_kwargs": {},
+        "tokenizer_class": "T5Tokenizer",
+    }
+    (tmp_path / "special_tokens_map.json").write_text(json.dumps(roles))
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(roles | config))
+    ours = globals()[name].from_pretrained(tmp_path)
+    theirs = getattr(transformers, name).from_pretrained(tmp_path)
+    assert not differences(ours, theirs, TEXTS, encode)
+    assert not differences(ours, theirs, TEXTS, decode)
+    assert (len(ours), ours.get_vocab()) == (len(theirs), theirs.get_vocab())
+    assert ours.get_sentinel_tokens() == []
+    assert type(AutoTokenizer.from_pretrained(tmp_path, use_fast=ours.is_fast)) is type(ours)
+
+
 @needs_5
 @every_class
 @pytest.mark.parametrize("with_config", [True, False])

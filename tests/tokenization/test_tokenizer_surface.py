@@ -89,6 +89,11 @@ def test_truncation_keeps_one_end(tokenizer, side):
         assert sum(row["special_tokens_mask"]) == special
 
 
+def test_lengths_may_be_numpys(tokenizer):
+    options = {"truncation": True, "padding": "max_length"}
+    assert tokenizer(TEXTS, max_length=np.int64(5), **options) == tokenizer(TEXTS, max_length=5, **options)
+
+
 def test_the_models_own_limit(make):
     tokenizer = make(model_max_length=6)
     rows = tokenizer([TEXTS[1], "a"], truncation=True, padding="max_length")
