@@ -51,6 +51,7 @@ def write_json_atomically(path: str | os.PathLike[str], content: object) -> None
 
 
 def json_bytes(content: object) -> bytes:
+    """The bytes of a JSON file as the hub writes it: indented, in UTF-8, with a newline at the end."""
     return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()
 
 

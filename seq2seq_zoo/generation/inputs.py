@@ -180,10 +180,12 @@ def _check_mask(name: str, mask: Any, shape: Iterable[int]) -> None:
 
 
 def ids_of(option: Any) -> list[int]:
+    """The token ids of an option that may be None, one id, or several."""
     return [] if option is None else [option] if isinstance(option, int) else list(option)
 
 
 def kind_of(value: Any) -> str:
+    """What a value is, in the words of an error."""
     if isinstance(value, Tensor):
         return f"a tensor {value.dtype} {list(value.shape)}"
     return f"a {type(value).__name__}"

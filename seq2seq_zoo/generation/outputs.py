@@ -24,6 +24,7 @@ class GenerateOutput:
     """[rows, length] int64."""
 
     def to_tuple(self) -> tuple[Any, ...]:
+        """All values that are present."""
         return tuple(value for _, value in self.items())
 
     def items(self) -> Iterator[tuple[str, Any]]:
@@ -32,9 +33,11 @@ class GenerateOutput:
         return ((name, value) for name, value in pairs if value is not None)
 
     def keys(self) -> list[str]:
+        """Names of the fields that are present."""
         return [name for name, _ in self.items()]
 
     def get(self, name: str, default: Any = None) -> Any:
+        """The value of a field, or `default` if it is absent."""
         return dict(self.items()).get(name, default)
 
     def __getitem__(self, key: str | int | slice) -> Any:
