@@ -419,22 +419,53 @@ def test_half_precision(tmp_path: Path, positions: str, dtype: torch.dtype) -> N
 # ---- the documented examples, from a hub cache ----
 
 
+WORDS = [
+    "this",
+    "is",
+    "a",
+    "long",
+    "article",
+    "to",
+    "summarize",
+    "short",
+    "summary",
+    "plants",
+    "create",
+    "energy",
+    "through",
+]
+
+
+def vocabulary() -> list[str]:
+    """120 pieces with BERT's special tokens at their places."""
+    pieces = ["[PAD]", *(f"[unused{number}]" for number in range(99)), "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    return [*pieces, *WORDS, *(f"##{letter}" for letter in "abc")]
+
+
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """A small BERT and a small BertGeneration under the names of the documentation."""
+    """A small BERT, a small BertGeneration and a pair under the names of the documentation."""
     size = {**SIZE, "vocab_size": 120}
     build("BertForMaskedLM", transformers.BertConfig(**size)).save_pretrained(tmp_path / "bert")
-    build("BertGenerationEncoder", transformers.BertGenerationConfig(**size)).save_pretrained(
-        tmp_path / "bbc"
-    )
-    make_hub_cache(tmp_path / "hub", "google-bert/bert-large-uncased", tmp_path / "bert")
-    make_hub_cache(tmp_path / "hub", "google/bert_for_seq_generation_L-24_bbc_encoder", tmp_path / "bbc")
+    (tmp_path / "bert" / "vocab.txt").write_text("\n".join(vocabulary()) + "\n")
+    generation = transformers.BertGenerationConfig(**size)
+    encoder = build("BertGenerationEncoder", generation)
+    encoder.save_pretrained(tmp_path / "bbc")
+    decoder = build("BertGenerationDecoder", transformers.BertGenerationConfig(**size, **DECODER))
+    pair = transformers.EncoderDecoderModel(encoder=encoder, decoder=decoder)
+    pair.save_pretrained(tmp_path / "discofuse")
+    for name, folder in (
+        ("google-bert/bert-large-uncased", "bert"),
+        ("google/bert_for_seq_generation_L-24_bbc_encoder", "bbc"),
+        ("google/roberta2roberta_L-24_discofuse", "discofuse"),
+    ):
+        make_hub_cache(tmp_path / "hub", name, tmp_path / folder)
     return {"cache_dir": tmp_path / "hub", "local_files_only": True}
 
 
 def test_documented_bert2bert(hub: dict[str, Any]) -> None:
-    """The example of the notes, token ids in place of the tokenizer's."""
-    from seq2seq_zoo import BertGenerationDecoder, BertGenerationEncoder, EncoderDecoderModel
+    """The example of the notes."""
+    from seq2seq_zoo import BertGenerationDecoder, BertGenerationEncoder, BertTokenizer, EncoderDecoderModel
 
     encoder = BertGenerationEncoder.from_pretrained(
         "google-bert/bert-large-uncased", bos_token_id=101, eos_token_id=102, **hub
@@ -449,13 +480,35 @@ def test_documented_bert2bert(hub: dict[str, Any]) -> None:
             **hub,
         )
     bert2bert = EncoderDecoderModel(encoder=encoder, decoder=decoder)
-    input_ids = torch.randint(3, 100, (1, 7))
-    labels = torch.tensor([[101, 9, 14, 33, 102]])
+    tokenizer = BertTokenizer.from_pretrained("google-bert/bert-large-uncased", **hub)
+    input_ids = tokenizer(
+        "This is a long article to summarize", add_special_tokens=False, return_tensors="pt"
+    ).input_ids
+    labels = tokenizer("This is a short summary", return_tensors="pt").input_ids
+    assert labels[0, 0] == 101
+    assert labels[0, -1] == 102
     loss = bert2bert(input_ids=input_ids, decoder_input_ids=labels, labels=labels).loss
     loss.backward()
     assert loss.isfinite()
     assert all(p.grad is not None for p in bert2bert.parameters())
     assert bert2bert.eval().generate(input_ids, max_new_tokens=4)[0, 0] == 101  # BERT's cls, as bos
+    # What the tokenizer makes of a text goes in as it is, token types included.
+    texts = tokenizer(["This is long", "a summary"], padding=True, return_tensors="pt")
+    assert encoder(**texts).last_hidden_state.shape == (*texts["input_ids"].shape, 16)
+
+
+def test_documented_pair(hub: dict[str, Any]) -> None:
+    """The examples for sentence fusion, from token ids: `dtype="auto"`, and float16."""
+    from seq2seq_zoo import AutoModelForSeq2SeqLM, EncoderDecoderModel
+
+    name = "google/roberta2roberta_L-24_discofuse"
+    model = EncoderDecoderModel.from_pretrained(name, dtype="auto", **hub)
+    input_ids = torch.randint(3, 100, (1, 6))
+    assert model.generate(input_ids).shape[0] == 1
+    half = AutoModelForSeq2SeqLM.from_pretrained(name, dtype=torch.float16, **hub)
+    assert type(half) is EncoderDecoderModel
+    assert half.dtype == torch.float16
+    assert half.generate(input_ids, max_new_tokens=3).shape[0] == 1
 
 
 def test_documented_decoder(hub: dict[str, Any]) -> None:
