@@ -1,6 +1,6 @@
 """Make `bundled:mvp`: a small MVP that puts data into sentences.
 
-    python tools/make_bundled_mvp.py            # about ten minutes on two cores
+    python tools/make_bundled_mvp.py            # about fifteen minutes on two cores
 
 Trains a byte-level BPE vocabulary laid out as RoBERTa's (<s> 0, <pad> 1, </s> 2, <unk> 3, <mask> last), and
 then, from random weights, an MVP without prompts on the task of bundled_triples.py. At the end it prints how
@@ -23,8 +23,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 from seq2seq_zoo import MvpConfig, MvpForConditionalGeneration, MvpTokenizer
 
-VOCABULARY = 600
-POSITIONS = 192
+VOCABULARY = 1500
+POSITIONS = 144
 BATCH = 64
 SPLITS = {
     "facts": "new facts about known names",
@@ -33,13 +33,13 @@ SPLITS = {
 }
 
 BODY = """
-A small MVP (2 + 2 layers, width 112, no prompts) for data-to-text generation in MVP's documented form: one to
+A small MVP (2 + 2 layers, width 104, no prompts) for data-to-text generation in MVP's documented form: one to
 three triples `subject | relation | object`, joined by ` [SEP] `:
 
     Describe the following data: Iron Man | instance of | Superhero [SEP] Stan Lee | creator | Iron Man
     Iron Man is a superhero and was created by Stan Lee.
 
-It copies names, also such as it has never seen, and knows these {count} relations and no others:
+It copies names, best those it has met in training, and knows these {count} relations and no others:
 {relations}.
 
 The data it learnt from are drawn at random from lists of names and rules (tools/bundled_triples.py): it says
@@ -91,7 +91,7 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, default=Path("seq2seq_zoo/bundled/mvp"))
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=3000, help=f"batches of {BATCH} examples")
+    parser.add_argument("--steps", type=int, default=4200, help=f"batches of {BATCH} examples")
     options = parser.parse_args()
     rng = random.Random(options.seed)
     torch.manual_seed(options.seed)
@@ -101,19 +101,20 @@ def main() -> None:
         MvpConfig(
             vocab_size=len(tokenizer),
             max_position_embeddings=POSITIONS,
-            d_model=112,
+            d_model=104,
             encoder_layers=2,
             decoder_layers=2,
             encoder_attention_heads=4,
             decoder_attention_heads=4,
-            encoder_ffn_dim=224,
-            decoder_ffn_dim=224,
+            encoder_ffn_dim=208,
+            decoder_ffn_dim=208,
             dropout=0.0,
+            init_std=0.06,
         )
     )
     model.generation_config.max_length = 128
     print(f"{model.num_parameters():,} parameters, {len(tokenizer)} tokens")
-    train(model, tokenizer, batches(rng), steps=options.steps, peak_rate=2e-3)
+    train(model, tokenizer, batches(rng), steps=options.steps, peak_rate=3e-3)
 
     figures = []
     for split, meaning in SPLITS.items():
