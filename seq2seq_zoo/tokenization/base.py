@@ -34,7 +34,7 @@ Side: TypeAlias = Literal["left", "right"]
 
 
 class _Side:
-    """ "left" or "right"."""
+    """The side "left" or "right", checked when it is set."""
 
     def __set_name__(self, owner: type[Tokenizer], name: str) -> None:
         self.name = name

@@ -143,8 +143,9 @@ class MvpTokenizer(PieceTokenizer, _ByteLevelTokenizer):
     def _load(self) -> None:
         self._backend = tokenizers.Tokenizer(_bpe(self._vocab, self._merges))
         self._backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-        self._backend.post_processor = processors.ByteLevel(
-            add_prefix_space=False, trim_offsets=self.trim_offsets
+        # Here only for trimming offsets; which tokens go around a text does not matter.
+        self._backend.post_processor = processors.RobertaProcessing(
+            ("", 0), ("", 0), self.trim_offsets, False
         )
         # With all 256 characters in the vocabulary nothing is unknown; the library drops what is.
         self._missing = set(_byte_of()) - self._vocab.keys()
@@ -173,7 +174,7 @@ class MvpTokenizer(PieceTokenizer, _ByteLevelTokenizer):
     def _pieces(self, text: str) -> list[Piece]:
         if self._missing:
             return self._pieces_around_gaps(text)
-        encoding = self._backend.encode(text)
+        encoding = self._backend.encode(text, add_special_tokens=False)
         return [Piece(token, *span) for token, span in zip(encoding.tokens, encoding.offsets, strict=True)]
 
     def _pieces_around_gaps(self, text: str) -> list[Piece]:

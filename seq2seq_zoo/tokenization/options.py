@@ -65,9 +65,9 @@ class EncodeOptions:
     pad_to_multiple_of: int | None = None
     """Round the padded length up."""
     padding_side: str | None = None
-    """"left" or "right" for this call."""
+    """The side for this call, "left" or "right"."""
     return_tensors: str | None = None
-    """"pt" or "np"."""
+    """Tensors of torch ("pt") or numpy ("np") instead of lists."""
     return_token_type_ids: bool | None = None
     return_attention_mask: bool | None = None
     return_overflowing_tokens: bool = False

@@ -198,11 +198,13 @@ def test_both_byte_level_classes_give_the_same_offsets(byte_level, trim, prefix)
         cls.from_pretrained(byte_level, trim_offsets=trim, add_prefix_space=prefix)
         for cls in (MvpTokenizer, MvpTokenizerFast)
     ]
-    # The classes do not agree whether \x1c, the file separator, is a space before which no prefix is needed.
-    texts = [text for text in HARD_TEXTS if "<" not in text and not (prefix and text[:1].isspace())]
+    # The classes do not agree whether \x1c, the file separator, is a space before which no prefix is needed;
+    # and where a blank token stands once it is trimmed differs between versions of the library.
+    texts = [text for text in HARD_TEXTS if text.strip() and "<" not in text]
+    texts = [text for text in texts if not (prefix and text[0].isspace())]
     for text in texts:
         one, other = (t(text, return_offsets_mapping=True) for t in both)
-        if prefix and text and one["offset_mapping"][1] == (0, 0):
+        if prefix and one["offset_mapping"][1] == (0, 0):
             assert one["input_ids"][1] == both[0].convert_tokens_to_ids("Ġ")
             other["offset_mapping"][1] = (0, 0)
         assert one == other, text
