@@ -31,6 +31,11 @@ from .families import FAMILIES, find_family
 from .seq2seq import Encoder, EncoderOutputs, Seq2SeqLM, as_encoder_output, as_returned, either, one_input
 
 HALVES = ("encoder", "decoder")
+OF_WHOLE_BERTS = (
+    *("encoder.embeddings.token_type_embeddings.", "decoder.bert.embeddings.token_type_embeddings."),
+    "decoder.cls.",
+)
+"""Keys of pairs that were trained as BERTs, with what BertGeneration leaves out."""
 
 
 class EncoderDecoderConfig(Config):
@@ -200,7 +205,7 @@ class EncoderDecoderModel(Writes):
     @classmethod
     def settle_config(cls, config: EncoderDecoderConfig, weights: Weights) -> None:
         for key in weights:
-            if ".token_type_embeddings." in key or key.startswith("decoder.cls."):
+            if key.startswith(OF_WHOLE_BERTS):
                 raise CheckpointError(
                     f"{weights.where} holds {key}: its halves are whole BERTs, trained with token types and "
                     "a head that BertGeneration does not have, and mean nothing without them"
