@@ -19,6 +19,7 @@ from typing import Any, ClassVar, Literal, TypeVar, overload
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from ..checkpoint import (
     KeyMap,
@@ -52,14 +53,22 @@ class Model(nn.Module):
 
     def __init__(self, config: Config) -> None:
         super().__init__()
-        if not isinstance(config, self.config_class):
-            raise ConfigError(
-                f"{type(self).__name__} was given a {type(config).__name__}; it is built from a "
-                f"{self.config_class.__name__}"
-            )
-        config.check()
+        self.check_config(config)
         self.config = config
         self.generation_config = GenerationConfig.from_model_config(config)
+
+    @classmethod
+    def check_config(cls, config: Config) -> None:
+        """Raise ConfigError unless the config is of this class's kind and possible.
+
+        A class that has work to do before it comes to this one's constructor calls it first.
+        """
+        if not isinstance(config, cls.config_class):
+            raise ConfigError(
+                f"{cls.__name__} was given a {type(config).__name__}; it is built from a "
+                f"{cls.config_class.__name__}"
+            )
+        config.check()
 
     # ---- what a family says about itself ----
 
@@ -70,7 +79,7 @@ class Model(nn.Module):
 
     @classmethod
     def settle_config(cls, config: Any, weights: Weights) -> None:
-        """Correct a checkpoint's config where only its weights tell what was meant. Most families have no need."""
+        """Correct a checkpoint's config where only its weights tell what was meant; most have no need."""
 
     def initial_std(self, name: str) -> float:
         """The standard deviation with which the part of this name starts."""
@@ -177,7 +186,7 @@ class Model(nn.Module):
             chosen = dtype_named(wanted)
         weights = open_weights(where, **hub)
         cls.settle_config(cfg, weights)
-        with torch.device("meta"):
+        with torch.device("meta"), _WithoutValues():
             model = cls(cfg)
         report = load_weights(
             model,
@@ -300,6 +309,22 @@ class Model(nn.Module):
             head.out_features = new_num_tokens
         self.config.vocab_size = new_num_tokens
         return table
+
+
+class _WithoutValues(TorchFunctionMode):
+    """Parts built inside are spared PyTorch's random start.
+
+    On the meta device it would start nothing; but the first `normal_` there imports PyTorch's compiler, which
+    takes seconds.
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__module__", None) == nn.init.__name__:
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)
 
 
 class Writes(Model):

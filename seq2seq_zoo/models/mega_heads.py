@@ -237,6 +237,7 @@ class _Reads(_MegaHead):
         output_attentions: bool | None,
         output_hidden_states: bool | None,
     ) -> BaseModelOutputWithPoolingAndCrossAttentions:
+        """The output of the model without a head, as an object, without decoding state."""
         return self.model(  # type: ignore[no-any-return]
             input_ids,
             attention_mask,

@@ -133,8 +133,8 @@ class MT5Config(Config):
         exact = self.relative_attention_num_buckets // 2  # of the decoder, which has the most
         if self.relative_attention_max_distance <= exact:
             raise ConfigError(
-                f"relative_attention_max_distance is {self.relative_attention_max_distance}; it must be above "
-                f"{exact}, half of relative_attention_num_buckets: nearer distances have their own bucket"
+                f"relative_attention_max_distance is {self.relative_attention_max_distance}; it must be "
+                f"above {exact}, half of relative_attention_num_buckets: nearer ones have their own bucket"
             )
 
 
@@ -297,6 +297,7 @@ class MT5Model(Seq2SeqModel):
     float32_parts = ("*.feed_forward.down.weight",)
 
     def __init__(self, config: MT5Config) -> None:
+        self.check_config(config)
         tokens = nn.Embedding(config.vocab_size, config.d_model)
         super().__init__(config, tokens, encoder(config, tokens), decoder(config, tokens))
 
@@ -376,6 +377,7 @@ class MT5ForQuestionAnswering(_MT5Head, Seq2SeqSpanFinder):
     """mT5 that finds an answer in a text."""
 
     def __init__(self, config: MT5Config) -> None:
+        self.check_config(config)
         if config.num_labels != 2:
             raise ConfigError(f"num_labels is {config.num_labels}; a span has 2 ends, so it must be 2")
         super().__init__(config)
@@ -396,6 +398,7 @@ class MT5EncoderModel(EncoderModel):
     float32_parts = MT5Model.float32_parts
 
     def __init__(self, config: MT5Config) -> None:
+        self.check_config(config)
         tokens = nn.Embedding(config.vocab_size, config.d_model)
         super().__init__(config, tokens, encoder(config, tokens))
 

@@ -264,6 +264,7 @@ class MvpModel(Seq2SeqModel):
     shifts_inputs = True
 
     def __init__(self, config: MvpConfig) -> None:
+        self.check_config(config)
         tokens = token_embedding(config)
         super().__init__(
             config, tokens, encoder(config, tokens), decoder(config, tokens, prompts=config.use_prompt)
@@ -363,6 +364,7 @@ class MvpForQuestionAnswering(_MvpHead, Seq2SeqSpanFinder):
     """MVP that finds an answer in a text."""
 
     def __init__(self, config: MvpConfig) -> None:
+        self.check_config(config)
         config = copy.deepcopy(config)
         config.num_labels = 2
         super().__init__(config)
@@ -381,6 +383,7 @@ class MvpEncoder(EncoderModel):
     config_class = MvpConfig
 
     def __init__(self, config: MvpConfig) -> None:
+        self.check_config(config)
         tokens = token_embedding(config)
         super().__init__(config, tokens, encoder(config, tokens))
 
@@ -406,6 +409,7 @@ class MvpForCausalLM(Writes):
     is_encoder_decoder: ClassVar[bool] = False
 
     def __init__(self, config: MvpConfig) -> None:
+        self.check_config(config)
         config = copy.deepcopy(config)
         config.is_decoder, config.is_encoder_decoder = True, False
         super().__init__(config)

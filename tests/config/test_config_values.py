@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from seq2seq_zoo import AutoConfig, CheckpointError, Config, ConfigError, MT5Config, MvpConfig
 from seq2seq_zoo.config import DTYPES, dtype_named
+from seq2seq_zoo.models.auto import model_classes
 from tests.oracle import MAJOR
 
 CONFIGS = {"mvp": MvpConfig, "mt5": MT5Config}
@@ -270,6 +271,22 @@ def test_errors_are_also_value_errors_and_check_finds_what_was_changed_later():
     config.dropout = 3.0
     with pytest.raises(ConfigError, match=r"dropout is 3\.0; it must be between 0 and 1"):
         config.check()
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_a_model_refuses_a_config_of_another_kind_or_spoilt_before_it_builds_anything(kind):
+    spoilt, field = CONFIGS[kind](), {"mvp": "dropout", "mt5": "dropout_rate"}[kind]
+    setattr(spoilt, field, 3.0)
+    others = [MvpConfig() if kind == "mt5" else MT5Config(), {}, None]
+    models = [cls for cls in model_classes() if cls.config_class is CONFIGS[kind]]
+    assert len(models) >= 5
+    for cls in models:
+        with torch.device("meta"):
+            with pytest.raises(ConfigError, match=rf"{field} is 3\.0; it must be between 0 and 1"):
+                cls(spoilt)
+            for other in others:
+                with pytest.raises(ConfigError, match=f"{cls.__name__} was given a {type(other).__name__}"):
+                    cls(other)
 
 
 def test_the_model_type_cannot_be_changed():

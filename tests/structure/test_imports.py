@@ -176,6 +176,23 @@ print(json.dumps([names, written]))
     assert found[1] == [[1, 4], [1, 4]]
 
 
+def test_loading_does_not_wait_for_the_compiler():
+    """PyTorch's compiler takes seconds to import, and the meta device is quick to ask for it."""
+    loaded = run(
+        """
+import tempfile, torch, seq2seq_zoo
+config = seq2seq_zoo.MT5Config(vocab_size=9, d_model=4, d_kv=2, d_ff=4, num_layers=1, num_heads=2)
+with tempfile.TemporaryDirectory() as folder:
+    seq2seq_zoo.MT5ForConditionalGeneration(config).save_pretrained(folder)
+    model = seq2seq_zoo.MT5ForConditionalGeneration.from_pretrained(folder)
+model.generate(torch.tensor([[3, 4]]), max_new_tokens=3, num_beams=2)
+"""
+        + LOADED
+    )
+    assert "seq2seq_zoo.models.mt5" in loaded
+    assert "torch._dynamo" not in loaded
+
+
 def test_the_blocker_blocks():
     code = """
 import json
