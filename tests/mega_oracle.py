@@ -98,3 +98,11 @@ def text(length: int = 16, rows: int = 3, side: str = "right", seed: int = 1) ->
         empty = slice(real, None) if side == "right" else slice(None, length - real)
         ids[row, empty], mask[row, empty] = 1, 0
     return ids, mask
+
+
+def forgetful(theirs: Any) -> Any:
+    """The oracle without the kernels that its modules keep in eval mode, with their graph of gradients."""
+    for module in theirs.modules():
+        if hasattr(module, "_kernel"):
+            module._kernel = module._coeffs = None
+    return theirs

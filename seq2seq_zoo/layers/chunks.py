@@ -132,11 +132,13 @@ class Chunks:
         x = F.pad(x, (0, 0, before, self.chunks * self._size - before - x.shape[1]))
         return x.reshape(x.shape[0], self.chunks, self._size, -1)
 
-    def join(self, x: Tensor) -> Tensor:
-        """What the queries have got, [B, m, l, E], by position again: [B, L, E]."""
+    def join(self, x: Tensor, own: Tensor) -> Tensor:
+        """What the queries have got, [B, m, l, E], by position again: [B, L, E]. Padding before a row's first
+        chunk gets its `own`, [B, L, E]."""
         x = x.flatten(1, 2)
         if self._places is not None:
-            return x.gather(1, self._places.clamp(min=0).unsqueeze(-1).expand(-1, -1, x.shape[-1]))
+            places = self._places.unsqueeze(-1)
+            return torch.where(places < 0, own, x.gather(1, places.clamp(min=0).expand_as(own)))
         if self._alone:
             return x
         first = self.past - self._base

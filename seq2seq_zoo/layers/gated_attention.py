@@ -153,8 +153,10 @@ class GatedAttention(nn.Module):
         self, query: Tensor, key: Tensor, value: Tensor, start: int, chunks: Chunks, need_weights: bool
     ) -> tuple[Tensor, Tensor | None]:
         """query [B, L, E], key and value [B, n, ·] of columns from `start` on → mixed [B, L, V], weights."""
+        value = self.value_dropout(value)
+        own = value[:, -chunks.queries :]  # what a position gets that attends to itself
         query, key = chunks.split(query, chunks.past), chunks.split(key, start)  # [B, m, l or s, E]
-        value = chunks.split(self.value_dropout(value), start)
+        value = chunks.split(value, start)
         bias = self.distance_bias(chunks.queries_of_a_chunk, chunks.keys, chunks.first)
         mask = chunks.mask if self.attention_activation is None else chunks.strict_mask
         count = chunks.count
@@ -174,7 +176,8 @@ class GatedAttention(nn.Module):
             )
             parts.append(F.dropout(weights, self.weights_dropout, self.training) @ value[:, these])
         mixed = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
-        return chunks.join(mixed), weights if need_weights else None
+        own = own if self.attention_activation is None else torch.zeros_like(own)
+        return chunks.join(mixed, own), weights if need_weights else None
 
 
 def _of(x: Tensor, chunks: slice) -> Tensor:
