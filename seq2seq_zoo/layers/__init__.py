@@ -7,6 +7,8 @@ order:
     positions, masks, prefix                what attention is told
     attention, state                        who looks at whom, and what is remembered between steps
     embedding, transformer                  from ids through a stack of layers
+    ema, chunks                             MEGA's moving average; long sequences in pieces
+    gated_attention, gated_layer            MEGA's attention, and its layer on the same stack
     heads                                   from hidden vectors to answers and losses
 
 The words and the letters of the shapes are those of `seq2seq_zoo.glossary`.
