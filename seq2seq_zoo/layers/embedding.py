@@ -9,8 +9,10 @@ from .positions import LearnedPositions
 
 
 def check_ids(ids: Tensor, vocabulary: int, name: str = "input_ids", size_name: str = "vocab_size") -> None:
-    """Raise ValueError if an id stands outside 0 … vocabulary - 1 (on the CPU, where looking costs
-    nothing)."""
+    """Raise ValueError for ids that are no whole numbers, and for one outside 0 … vocabulary - 1 (on the CPU,
+    where looking costs nothing)."""
+    if ids.dtype not in (torch.int64, torch.int32):
+        raise ValueError(f"{name} is of {ids.dtype}; ids must be of torch.int64")
     if ids.device.type != "cpu" or ids.numel() == 0 or torch.compiler.is_compiling():
         return
     low, high = (int(bound) for bound in ids.aminmax())

@@ -30,14 +30,23 @@ from torch import Tensor
 def padding_mask(attention_mask: Tensor | None) -> Tensor | None:
     """A caller's mask of ones and zeros as booleans, or None if it hides nothing.
 
-    [B, S] or [B, L, S] or [B, 1, L, S], any dtype, non-zero = real → bool of the same shape.
+    [B, S] or [B, L, S] or [B, 1, L, S], any dtype, non-zero = real → bool of the same shape. Raises
+    ValueError for negative values (on the CPU, where looking costs nothing): they are of a mask to be added
+    to scores, whose 0 means the opposite.
     """
     if attention_mask is None:
         return None
     mask = attention_mask if attention_mask.dtype == torch.bool else attention_mask != 0
     # Looking at the values stalls an accelerator and breaks a traced graph; there the mask is simply applied.
-    if mask.device.type == "cpu" and not torch.compiler.is_compiling() and bool(mask.all()):
+    if mask.device.type != "cpu" or torch.compiler.is_compiling():
+        return mask
+    if bool(mask.all()):
         return None
+    if attention_mask.dtype != torch.bool and bool((attention_mask < 0).any()):
+        raise ValueError(
+            f"the attention mask holds {float(attention_mask.min()):g}; it must be 1 where a position is "
+            "real and 0 where it is padding"
+        )
     return mask
 
 

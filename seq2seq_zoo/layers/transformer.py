@@ -187,6 +187,10 @@ class Stack(nn.Module):
         scales each head of each layer. memory [B or B / rows_per_source, S, D'] is what cross-attention
         reads. `state` holds the `past` positions of earlier passes and takes in the new ones.
         """
+        if state is not None and len(state.layers) != len(self.layers):
+            raise ValueError(
+                f"the decoding state is of {len(state.layers)} layers; it must be of {len(self.layers)}"
+            )
         past = 0 if state is None else state.length
         x = self.embedding(ids, vectors, start=past, positions=positions)
         if self.wide_residual and x.dtype == torch.float16:

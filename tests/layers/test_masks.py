@@ -86,6 +86,15 @@ def test_any_dtype_non_zero_is_real(dtype):
     assert padding_mask(torch.tensor([[0, 1, 1]]).to(dtype)).tolist() == [[False, True, True]]
 
 
+@pytest.mark.parametrize("mask", [[[0.0, float("-inf")]], [[0.0, -1e9]], [[0, -10000]]])
+def test_a_mask_to_be_added_to_scores_is_refused(mask):
+    """Its 0 means what ours says with 1: read as ours, it would hide what is real."""
+    with pytest.raises(
+        ValueError, match=r"the attention mask holds -\S+; it must be 1 where a position is real"
+    ):
+        padding_mask(torch.tensor(mask))
+
+
 @pytest.mark.parametrize("path", [attend, attend_readably])
 @pytest.mark.parametrize("biased", [False, True])
 @pytest.mark.parametrize("causal", [False, True])

@@ -229,6 +229,12 @@ def test_ids_outside_the_vocabulary(ids, found):
         check_ids(torch.tensor(ids), 11, "labels")
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bool, torch.uint8])
+def test_ids_that_are_no_whole_numbers(dtype):
+    with pytest.raises(ValueError, match=f"input_ids is of {dtype}; ids must be of torch.int64"):
+        embedding()(torch.ones(1, 2, dtype=dtype))
+
+
 @pytest.mark.parametrize("ids", [[[0, 10]], [[]]])
 def test_ids_inside_the_vocabulary(ids):
     check_ids(torch.tensor(ids, dtype=torch.int64), 11)

@@ -456,6 +456,11 @@ def test_masks_of_a_wrong_shape(decoders, value):
     assert state.length == 3, "refused before any work"
 
 
+def test_a_state_of_another_depth(decoders):
+    with pytest.raises(ValueError, match="the decoding state is of 3 layers; it must be of 2"):
+        decoders["pre-norm"].run(some_ids(1, 2), memory=memory_of(1), state=DecodingState(3))
+
+
 def test_positions_that_were_not_learnt():
     stack = post_norm_stack(causal=True)
     state = DecodingState(2)
