@@ -88,7 +88,8 @@ class GatedLayer(nn.Module):
 
         if self.feed_forward is not None and self.feed_forward_norm is not None:
             first = self.feed_forward_norm_first
-            x = x + self.dropout(self.feed_forward(self.feed_forward_norm(x) if first else x))
+            fed = self.feed_forward(self.feed_forward_norm(x) if first else x)
+            x = x + self.dropout(fed.to(x.dtype))  # from float16, it comes in float32
             x = x if first else self.feed_forward_norm(x)
         return LayerOutput(x, self_weights, cross_weights)
 

@@ -9,6 +9,7 @@ its positions     MegaForTokenClassification, MegaForQuestionAnswering
 from __future__ import annotations
 
 import copy
+import functools
 import warnings
 from collections.abc import Mapping
 from typing import Any, ClassVar
@@ -35,6 +36,11 @@ from .mega import BODY_OF_A_HEAD, PREFIX, Mega, MegaConfig, MegaModel
 from .seq2seq import as_returned, either
 
 
+@functools.cache
+def _key_map(head: str) -> KeyMap:
+    return KeyMap(BODY_OF_A_HEAD + renames(head), base_prefix=PREFIX)
+
+
 class _MegaHead(Mega):
     """A class around a MegaModel, which it calls `model`."""
 
@@ -49,7 +55,7 @@ class _MegaHead(Mega):
 
     @classmethod
     def key_map(cls, config: MegaConfig) -> KeyMap:
-        return KeyMap(BODY_OF_A_HEAD + renames(cls.head), base_prefix=PREFIX)
+        return _key_map(cls.head)
 
     def get_input_embeddings(self) -> nn.Embedding:
         return self.model.get_input_embeddings()
