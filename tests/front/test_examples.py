@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import seq2seq_zoo
+from seq2seq_zoo.cli import main
 
 ROOT = Path(__file__).parents[2]
 BUNDLED = Path(seq2seq_zoo.__file__).parent / "bundled"
@@ -49,14 +50,22 @@ def test_numbers_in_words(output) -> None:
     assert [line.split()[-1] for line in lines] == ["seventeen", "siebzehn", "dix-sept", "diecisiete"]
 
 
+@needs("numbers_in_words.py")
+def test_the_first_command_of_the_readme(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "--task", "text2text-generation", "--model", "bundled:mt5", "German: 342"]) == 0
+    assert capsys.readouterr().out == "dreihundertzweiundvierzig\n"
+
+
 @needs("attention_weights.py")
 def test_attention_weights(output) -> None:
-    *table, answer = output("attention_weights.py", "German: 80").splitlines()
-    assert answer == "achtzig"
-    header, *rows = table
-    assert header.split()[-3:] == ["8", "0", "</s>"]
-    assert rows[-1].split()[0] == "</s>"
-    assert "█" in rows[0]
+    header, *rows, answer = output("attention_weights.py").splitlines()
+    assert answer == "dreihundertzweiundvierzig"
+    assert header.split()[:11] == ["▁", "G", "e", "rm", "an", ":", "▁", "3", "4", "2", "</s>"]
+    largest = {cells[0]: cells[-1] for cells in map(str.split, rows)}
+    assert largest["zwei"] == "2"
+    assert largest["vierzig"] == "4"
+    for row in rows:
+        assert abs(sum(map(int, row.split()[1:-1])) - 100) <= 5  # each share is rounded
 
 
 @needs("data_to_text.py")
