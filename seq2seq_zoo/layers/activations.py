@@ -46,8 +46,8 @@ def relu_squared(x: Tensor) -> Tensor:
 
 
 def laplace(x: Tensor) -> Tensor:
-    """(1 + erf((x - μ) / (√2 · σ))) / 2, where μ is √(1/2) and σ is √(1/(4π)), both rounded as in the authors'
-    code (Ma et al. 2022, MEGA, arXiv:2209.10655, equation 16)."""
+    """(1 + erf((x - μ) / (√2 · σ))) / 2, where μ is √(1/2) and σ is √(1/(4π)), both rounded as in the
+    authors' code (Ma et al. 2022, MEGA, arXiv:2209.10655, equation 16)."""
     mean, deviation = 0.707107, 0.282095
     return 0.5 * (1.0 + ((x - mean) / (deviation * math.sqrt(2.0))).erf())
 
