@@ -205,10 +205,10 @@ def is_training_example(triples: list[Triple]) -> bool:
 
 
 def training_example(rng: random.Random, *, connected: bool = False) -> list[Triple]:
-    """Triples about known names, in one example of ten about invented ones too; one example in twelve,
-    unless `connected`, holds two triples that share no name."""
+    """Triples about known names, or half of the time about invented ones too; one example in twelve, unless
+    `connected`, holds two triples that share no name."""
     while True:
-        source = rng.choice(("invented", "mixed")) if rng.random() < 1 / 10 else "known"
+        source = rng.choice(("known", "known", "invented", "mixed"))
         if not connected and rng.random() < 1 / 12:
             triples = _draw(rng, source, 1, held_out=False) + _draw(rng, source, 1, held_out=False)
         else:

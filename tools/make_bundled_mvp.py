@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,8 +24,12 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 from seq2seq_zoo import MvpConfig, MvpForConditionalGeneration, MvpTokenizer
 
-VOCABULARY = 1500
+VOCABULARY = 800
 POSITIONS = 144
+AFTER_SPACE = 190
+"""Pieces that may begin a word."""
+SPACE = "Ġ"
+"""How byte-level BPE prints a space."""
 BATCH = 64
 SPLITS = {
     "facts": "new facts about known names",
@@ -33,13 +38,13 @@ SPLITS = {
 }
 
 BODY = """
-A small MVP (2 + 2 layers, width 104, no prompts) for data-to-text generation in MVP's documented form: one to
+A small MVP (3 + 2 layers, width 104, no prompts) for data-to-text generation in MVP's documented form: one to
 three triples `subject | relation | object`, joined by ` [SEP] `:
 
     Describe the following data: Iron Man | instance of | Superhero [SEP] Stan Lee | creator | Iron Man
     Iron Man is a superhero and was created by Stan Lee.
 
-It copies names, best those it has met in training, and knows these {count} relations and no others:
+It copies names, also such as it has never seen, and knows these {count} relations and no others:
 {relations}.
 
 The data it learnt from are drawn at random from lists of names and rules (tools/bundled_triples.py): it says
@@ -48,31 +53,32 @@ what it is given, and knows no facts.
 
 
 def vocabulary(rng: random.Random) -> MvpTokenizer:
-    """A byte-level BPE tokenizer.
+    """A byte-level BPE tokenizer that cuts a word alike with and without a space before it.
 
-    In the sample it learns from, only words in lower case keep the space before them. So no merge joins a
-    space and a capital, and a name is cut alike at the beginning of a sentence and within it: copying a name
-    is copying its pieces.
+    The merges are learnt on bare words; those that join a space to a first piece come last. So a name
+    consists of the same pieces at the beginning of a sentence and within it, and copying it is copying them.
     """
     words = []
     for _ in range(6000):
         triples = training_example(rng)
         for text in (linearize(triples), describe(triples), ask(triples)):
-            words += [w if w[0].isupper() or w[0].isdigit() else f" {w}" for w in text.split(" ")]
+            words += text.split(" ")
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    bpe.train_from_iterator(
-        words,
-        trainers.BpeTrainer(
-            vocab_size=VOCABULARY - 1,
-            special_tokens=["<s>", "<pad>", "</s>", "<unk>"],
-            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-            show_progress=False,
-        ),
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY - AFTER_SPACE - 1,
+        special_tokens=["<s>", "<pad>", "</s>", "<unk>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
     )
+    bpe.train_from_iterator(words, trainer)
     trained = json.loads(bpe.to_str())["model"]
+    first_pieces = Counter(encoding.tokens[0] for encoding in bpe.encode_batch(words))
+    after_space = [piece for piece, _ in first_pieces.most_common(AFTER_SPACE)]
+    pieces = [*trained["vocab"], *(f"{SPACE}{piece}" for piece in after_space), "<mask>"]
+    merges = [tuple(merge) for merge in trained["merges"]] + [(SPACE, piece) for piece in after_space]
     return MvpTokenizer(
-        {**trained["vocab"], "<mask>": VOCABULARY - 1}, trained["merges"], model_max_length=POSITIONS
+        {piece: index for index, piece in enumerate(pieces)}, merges, model_max_length=POSITIONS
     )
 
 
@@ -91,7 +97,7 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, default=Path("seq2seq_zoo/bundled/mvp"))
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=4200, help=f"batches of {BATCH} examples")
+    parser.add_argument("--steps", type=int, default=4000, help=f"batches of {BATCH} examples")
     options = parser.parse_args()
     rng = random.Random(options.seed)
     torch.manual_seed(options.seed)
@@ -102,7 +108,7 @@ def main() -> None:
             vocab_size=len(tokenizer),
             max_position_embeddings=POSITIONS,
             d_model=104,
-            encoder_layers=2,
+            encoder_layers=3,
             decoder_layers=2,
             encoder_attention_heads=4,
             decoder_attention_heads=4,
