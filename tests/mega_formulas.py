@@ -1,5 +1,5 @@
-"""MEGA a second time, from the paper's equations (Ma et al. 2022, arXiv:2209.10655), position by position and for
-one row without padding: what our layers are tested against, and what the oracle's faults are judged by.
+"""MEGA a second time, from the paper's equations (Ma et al. 2022, arXiv:2209.10655), position by position and
+for one row without padding: what our layers are tested against, and what the oracle's faults are judged by.
 
 It reads the parameters of our modules, and calls none of them.
 """

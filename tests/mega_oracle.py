@@ -1,9 +1,9 @@
 """transformers' MEGA as the oracle: what must be lifted or mended before it can be compared to 1e-9.
 
 The sines and cosines of its rotary bias are computed in float32 whatever the model's dtype. Its RMSNorm
-returns what it was given, and with LayerNorms without weights it cannot be built. `lifted` computes the first in
-float64; `mended` also does right by the norms. Nothing else is changed, and tests/models/test_mega_faults.py
-shows the faults as they stand.
+returns what it was given, and with LayerNorms without weights it cannot be built. `lifted` computes the
+first in float64; `mended` also does right by the norms. Nothing else is changed, and
+tests/models/test_mega_faults.py shows the faults as they stand.
 """
 
 from __future__ import annotations

@@ -108,8 +108,8 @@ def gradients(model: nn.Module, loss: Tensor) -> dict[str, Tensor]:
 def assert_gradients_agree(ours: nn.Module, loss: Tensor, theirs: nn.Module, their_loss: Tensor) -> int:
     """The gradient of every parameter agrees to 1e-9; returns how many tensors were compared.
 
-    Errors are relative to the largest gradient of a tensor, or to 1e-4 of the largest of all: some gradients are
-    zero but for rounding, such as a key bias's, which moves all scores of a row alike.
+    Errors are relative to the largest gradient of a tensor, or to 1e-4 of the largest of all: some
+    gradients are zero but for rounding, such as a key bias's, which moves all scores of a row alike.
     """
     mine, other = gradients(ours, loss), gradients(theirs, their_loss)
     largest = max(float(g.abs().max()) for g in other.values())

@@ -89,6 +89,22 @@ def mt5(folder: Path) -> None:
     seq2seq_zoo.MT5ForConditionalGeneration(seq2seq_zoo.MT5Config(**size)).save_pretrained(folder)
 
 
+def mega(folder: Path) -> None:
+    size = {
+        "vocab_size": byte_level_bpe(folder),
+        "hidden_size": 16,
+        "num_hidden_layers": 2,
+        "intermediate_size": 12,
+        "shared_representation_size": 8,
+        "nffn_hidden_size": 24,
+        "ema_projection_size": 4,
+        "use_chunking": True,
+        "chunk_size": 8,
+        "tokenizer_class": "RobertaTokenizer",
+    }
+    seq2seq_zoo.MegaForMaskedLM(seq2seq_zoo.MegaConfig(**size)).save_pretrained(folder)
+
+
 @pytest.fixture(scope="session")
 def hub(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
@@ -101,6 +117,7 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "FacebookAI/roberta-base": byte_level_bpe,
         "google/mt5-small": mt5,
         "csebuetnlp/mT5_multilingual_XLSum": mt5,
+        "mnaylor/mega-base-wikitext": mega,
     }
     for name, make in repositories.items():
         folder = tmp_path_factory.mktemp("repository")

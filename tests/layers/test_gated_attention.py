@@ -182,7 +182,7 @@ def test_biases() -> None:
             for i, j in itertools.product(range(queries), range(keys)):
                 expected = mega_formulas.bias(config, part, first + i, j).detach()
                 torch.testing.assert_close(found[i, j], expected, rtol=1e-11, atol=1e-12)
-    with pytest.raises(ValueError, match="reaches over 11 positions; .* 10"):
+    with pytest.raises(ValueError, match=r"reaches over 11 positions; .* 10"):
         SimpleBias(20, 10)(1, 11, 10)
 
 
@@ -218,7 +218,9 @@ def test_feature_dropout() -> None:
     assert drop.eval()(x) is x
 
 
-@pytest.mark.parametrize("options", [{}, {"use_feature_dropout": True}, {"use_chunking": True, "chunk_size": 4}])
+@pytest.mark.parametrize(
+    "options", [{}, {"use_feature_dropout": True}, {"use_chunking": True, "chunk_size": 4}]
+)
 def test_every_dropout_acts_in_training_only(options: dict[str, Any]) -> None:
     ids, _ = text(12)
     probabilities = (
@@ -227,7 +229,7 @@ def test_every_dropout_acts_in_training_only(options: dict[str, Any]) -> None:
         "attention_probs_dropout_prob",
         "nffn_activation_dropout_prob",
     )
-    still = {name: 0.0 for name in probabilities}
+    still = dict.fromkeys(probabilities, 0.0)
     for name in probabilities:
         model = body(**{**options, **still, name: 0.5})
         expected = model(ids).last_hidden_state

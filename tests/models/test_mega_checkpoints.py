@@ -1,5 +1,5 @@
-"""Checkpoints of MEGA: what the oracle saves we load, what we save it loads, heads come and go, and the published
-size."""
+"""Checkpoints of MEGA: what the oracle saves we load, what we save it loads, heads come and go, and the
+published size."""
 
 from __future__ import annotations
 
@@ -74,7 +74,9 @@ def ours_at_random(name: str, **options: Any) -> Any:
 def test_the_oracle_loads_what_we_save(name: str, options: dict[str, Any], tmp_path: Path) -> None:
     ours = ours_at_random(name, **options)
     if options.get("normalization_type") == "rmsnorm":
-        torch.nn.init.zeros_(ours.model.stack.embedding.tokens.weight)  # its norm is at fault, its keys are not
+        torch.nn.init.zeros_(
+            ours.model.stack.embedding.tokens.weight
+        )  # its norm is at fault, its keys are not
     ours.save_pretrained(tmp_path / "ours")
     theirs, info = getattr(transformers, name).from_pretrained(tmp_path / "ours", output_loading_info=True)
     assert not info["missing_keys"]
@@ -146,7 +148,8 @@ def test_heads_come_and_go(
 
 
 def test_a_masked_model_becomes_causal(tmp_path: Path) -> None:
-    """The moving average of both directions has twice the rows: it starts anew, and nothing else of the body does."""
+    """The moving average of both directions has twice the rows: it starts anew, and nothing else of the
+    body."""
     ours_at_random("MegaForMaskedLM").save_pretrained(tmp_path)
     with pytest.raises(CheckpointError, match="damping_factor"):
         seq2seq_zoo.MegaForCausalLM.from_pretrained(tmp_path, is_decoder=True, bidirectional=False)
@@ -258,7 +261,9 @@ def test_token_types_are_checked() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("options", [{}, {"attention_activation": "laplace", "normalization_type": "layernorm"}])
+@pytest.mark.parametrize(
+    "options", [{}, {"attention_activation": "laplace", "normalization_type": "layernorm"}]
+)
 def test_half_precision(dtype: torch.dtype, options: dict[str, Any], tmp_path: Path) -> None:
     wide = ours_at_random("MegaForCausalLM", **CAUSAL, **options)
     wide.save_pretrained(tmp_path)
@@ -286,7 +291,6 @@ def test_resizing_keeps_the_head_tied() -> None:
 
 
 def test_every_parameter_learns() -> None:
-    ids, mask = text(12)
     for name, options in VARIANTS:
         model = ours_at_random(name, **options).train()
         out = model(**call(name, options))
@@ -305,4 +309,6 @@ def test_on_a_gpu() -> None:
     written = model.generate(ids, attention_mask=mask, max_new_tokens=9)
     model.cuda()
     assert relative_error(model(ids.cuda(), mask.cuda()).logits.cpu(), expected) <= 1e-4
-    assert torch.equal(model.generate(ids.cuda(), attention_mask=mask.cuda(), max_new_tokens=9).cpu(), written)
+    assert torch.equal(
+        model.generate(ids.cuda(), attention_mask=mask.cuda(), max_new_tokens=9).cpu(), written
+    )

@@ -1,5 +1,6 @@
-"""MEGA decodes: steps of any size equal the full pass, for every activation, bias and chunk setting; a padded row
-equals the row alone; generate writes the same whatever is cached, batched, reordered or run beside it."""
+"""MEGA decodes: steps of any size equal the full pass, for every activation, bias and chunk setting; a
+padded row equals the row alone; generate writes the same whatever is cached, batched, reordered or run
+beside it."""
 
 from __future__ import annotations
 
@@ -267,7 +268,9 @@ def test_generate_from_vectors_and_on_a_memory() -> None:
     together = model.generate(ids, encoder_hidden_states=memory, max_new_tokens=5, num_beams=2)
     for row in range(3):
         of_row = slice(row, row + 1)
-        alone = model.generate(ids[of_row], encoder_hidden_states=memory[of_row], max_new_tokens=5, num_beams=2)
+        alone = model.generate(
+            ids[of_row], encoder_hidden_states=memory[of_row], max_new_tokens=5, num_beams=2
+        )
         assert together[row, : alone.shape[1]].tolist() == alone[0].tolist()
 
 
@@ -308,7 +311,9 @@ def test_what_cannot_decode_is_refused() -> None:
     assert model.generate(ids, max_length=40, eos_token_id=None).shape[1] == 40
     with pytest.raises(ValueError, match="max_length"):  # the 41st would be written, but never read
         model.generate(ids, max_length=42)
-    assert writer().generate(ids, max_length=60, eos_token_id=None).shape[1] == 60  # rotary: beyond max_positions
+    assert (
+        writer().generate(ids, max_length=60, eos_token_id=None).shape[1] == 60
+    )  # rotary: beyond max_positions
     for mask in (torch.ones(3, 6, 6), torch.ones(3, 5)):
         with pytest.raises(ValueError, match="attention_mask"):
             writer()(ids, mask)

@@ -1,5 +1,5 @@
-"""Where transformers 4.57.6 goes wrong on MEGA: each fault as it stands, and ours against the paper's equations
-(tests/mega_formulas.py), one row without padding at a time."""
+"""Where transformers 4.57.6 goes wrong on MEGA: each fault as it stands, and ours against the paper's
+equations (tests/mega_formulas.py), one row without padding at a time."""
 
 from __future__ import annotations
 

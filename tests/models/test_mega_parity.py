@@ -96,7 +96,8 @@ def test_language_models(tmp_path: Path, options: dict[str, Any]) -> None:
 
 
 def chunks_of_padding(options: dict[str, Any]) -> bool:
-    """Whether a chunk that is padding throughout attends to itself in the oracle, each of its positions here."""
+    """Whether a chunk that is padding throughout attends to itself in the oracle, each of its positions
+    here."""
     softmax = options.get("attention_activation", "softmax") == "softmax"
     return bool(options.get("use_chunking") and options.get("is_decoder") and softmax)
 
@@ -230,7 +231,12 @@ def test_question_answering(tmp_path: Path) -> None:
 def test_batch_norms_train(tmp_path: Path, norm: str) -> None:
     """In training they normalise by the batch, padding included, and keep its means."""
     still = dict.fromkeys(
-        ("dropout_prob", "hidden_dropout_prob", "attention_probs_dropout_prob", "nffn_activation_dropout_prob"),
+        (
+            "dropout_prob",
+            "hidden_dropout_prob",
+            "attention_probs_dropout_prob",
+            "nffn_activation_dropout_prob",
+        ),
         0.0,
     )
     with mended():
