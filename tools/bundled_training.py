@@ -12,18 +12,30 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from seq2seq_zoo import MT5ForConditionalGeneration, MT5Tokenizer, MvpForConditionalGeneration, MvpTokenizer
+from seq2seq_zoo import (
+    BertTokenizer,
+    EncoderDecoderModel,
+    MT5ForConditionalGeneration,
+    MT5Tokenizer,
+    MvpForConditionalGeneration,
+    MvpTokenizer,
+)
 
-Model = MT5ForConditionalGeneration | MvpForConditionalGeneration
-Tokenizer = MT5Tokenizer | MvpTokenizer
+Model = MT5ForConditionalGeneration | MvpForConditionalGeneration | EncoderDecoderModel
+Tokenizer = MT5Tokenizer | MvpTokenizer | BertTokenizer
 Pair = tuple[str, str]
 """A question and its answer."""
 
 
 def train(
-    model: Model, tokenizer: Tokenizer, batches: Iterator[list[Pair]], *, steps: int, peak_rate: float
+    model: Model | nn.Module,
+    tokenizer: Tokenizer,
+    batches: Iterator[list[Pair]],
+    *,
+    steps: int,
+    peak_rate: float,
 ) -> None:
     """Train those parameters of `model` that ask for a gradient, for `steps` batches; prints the loss as it
     falls."""
