@@ -1,40 +1,13 @@
 """seq2seq_zoo: MVP, mT5, MEGA, PhiMoE and BertGeneration from one small core of PyTorch layers.
 
-Names are imported when they are first used, so that `import seq2seq_zoo` costs nothing but this table.
+Names are imported when they are first used, so that `import seq2seq_zoo` costs nothing but this table. Type
+checkers read the same names in __init__.pyi.
 """
 
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from .config import Config as Config
-    from .errors import CheckpointError as CheckpointError
-    from .errors import ConfigError as ConfigError
-    from .errors import GenerationError as GenerationError
-    from .errors import MissingExtraError as MissingExtraError
-    from .errors import TokenizerError as TokenizerError
-    from .errors import UsageError as UsageError
-    from .errors import ZooError as ZooError
-    from .generation import GenerationConfig as GenerationConfig
-    from .models.auto import AutoConfig as AutoConfig
-    from .models.auto import AutoModel as AutoModel
-    from .models.auto import AutoModelForCausalLM as AutoModelForCausalLM
-    from .models.auto import AutoModelForSeq2SeqLM as AutoModelForSeq2SeqLM
-    from .models.bert_generation import BertGenerationConfig as BertGenerationConfig
-    from .models.bert_generation import BertGenerationDecoder as BertGenerationDecoder
-    from .models.bert_generation import BertGenerationEncoder as BertGenerationEncoder
-    from .models.encoder_decoder import EncoderDecoderConfig as EncoderDecoderConfig
-    from .models.encoder_decoder import EncoderDecoderModel as EncoderDecoderModel
-    from .models.mega import MegaConfig as MegaConfig
-    from .models.mega_heads import MegaForCausalLM as MegaForCausalLM
-    from .models.mega_heads import MegaForMaskedLM as MegaForMaskedLM
-    from .models.mt5 import MT5Config as MT5Config
-    from .models.mt5 import MT5ForConditionalGeneration as MT5ForConditionalGeneration
-    from .models.mvp import MvpConfig as MvpConfig
-    from .models.mvp import MvpForConditionalGeneration as MvpForConditionalGeneration
-    from .pipelines import pipeline as pipeline
+from typing import Any
 
 __version__ = "0.1.0"
 
@@ -71,7 +44,7 @@ _NAMES = {
     "generation": """
         GenerationConfig LogitsProcessor LogitsProcessorList StoppingCriteria StoppingCriteriaList
         GenerateDecoderOnlyOutput GenerateEncoderDecoderOutput GenerateBeamDecoderOnlyOutput
-        GenerateBeamEncoderDecoderOutput
+        GenerateBeamEncoderDecoderOutput TextStreamer TextIteratorStreamer
     """,
     "pipelines": "pipeline",
 }

@@ -17,6 +17,10 @@ class CheckpointError(ZooError, ValueError):
     """A checkpoint is missing, damaged, or does not fit the model it is loaded into."""
 
 
+class UnknownFamilyError(CheckpointError, ConfigError):
+    """A config.json names a model_type that no family here has."""
+
+
 class TokenizerError(ZooError, ValueError):
     """A tokenizer file is missing or damaged, or a text cannot be encoded as asked."""
 

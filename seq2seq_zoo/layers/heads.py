@@ -53,8 +53,20 @@ def shift_right(labels: Tensor, *, start: int, padding: int) -> Tensor:
     return shifted.masked_fill(shifted == -100, padding)
 
 
+def check_labels(labels: Tensor, count: int) -> None:
+    """Raise ValueError for labels that are no whole numbers, and for one outside 0 … count - 1 but for -100."""
+    if labels.dtype not in (torch.int64, torch.int32):
+        raise ValueError(f"labels are of {labels.dtype}; they must be of torch.int64")
+    if labels.device.type != "cpu" or torch.compiler.is_compiling():  # there, looking would stall the device
+        return
+    outside = labels[((labels < 0) & (labels != -100)) | (labels >= count)]
+    if outside.numel():
+        raise ValueError(f"labels hold {int(outside[0])}; they must be in 0 … {count - 1}, or -100")
+
+
 def token_loss(scores: Tensor, labels: Tensor) -> Tensor:
     """Mean cross-entropy of scores [..., V] against labels [...]; labels of -100 do not count."""
+    check_labels(labels, scores.shape[-1])
     return F.cross_entropy(scores.flatten(0, -2), labels.to(scores.device).flatten())
 
 
@@ -88,6 +100,7 @@ def classification_loss(scores: Tensor, labels: Tensor, problem: str | None) -> 
     if problem == "regression":
         return F.mse_loss(scores.squeeze(), labels.squeeze()) if count == 1 else F.mse_loss(scores, labels)
     if problem == "single_label_classification":
+        check_labels(labels, count)
         return F.cross_entropy(scores.view(-1, count), labels.view(-1))
     if problem == "multi_label_classification":
         return F.binary_cross_entropy_with_logits(scores, labels)

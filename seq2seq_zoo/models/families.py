@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ..config import Config
-from ..errors import CheckpointError
+from ..errors import UnknownFamilyError
 from .base import Model
 from .bert_generation import BertGenerationConfig, BertGenerationDecoder, BertGenerationEncoder
 from .mega import MegaConfig, MegaModel
@@ -103,4 +103,4 @@ def find_family(families: Sequence[Family], model_type: object, what: str) -> Fa
         if model_type in (family.config.model_type, *family.config.accepts):
             return family
     known = [name for family in families for name in (family.config.model_type, *family.config.accepts)]
-    raise CheckpointError(f"{what} has model_type {model_type!r}; it must be one of {', '.join(known)}")
+    raise UnknownFamilyError(f"{what} has model_type {model_type!r}; it must be one of {', '.join(known)}")

@@ -19,6 +19,7 @@ from ..config import Config
 from ..layers.heads import (
     ClassificationHead,
     at_last_end,
+    check_labels,
     classification_loss,
     shift_right,
     span_loss,
@@ -393,6 +394,7 @@ class Seq2SeqLM(Seq2SeqHead, Writes):
         the decoder inputs where those are not given.
         """
         if labels is not None:
+            check_labels(labels, self.lm_head.out_features)
             if not self.caches_with_labels:
                 use_cache = False
             if decoder_input_ids is None and decoder_inputs_embeds is None:

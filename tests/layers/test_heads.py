@@ -169,3 +169,15 @@ def test_an_end_beyond_the_sequence_does_not_count():
     both = span_loss(start, end, torch.tensor([1, 9]), torch.tensor([2, 4]))
     alone = span_loss(start[:1], end[:1], torch.tensor([1]), torch.tensor([2]))
     assert float(both) == pytest.approx(float(alone), rel=1e-12)
+
+
+def test_labels_that_no_score_stands_for_are_refused() -> None:
+    scores = torch.randn(2, 3, 5)
+    for value in (5, -1, -99):
+        labels = torch.tensor([[0, 1, 4], [-100, value, 2]])
+        with pytest.raises(ValueError, match=rf"labels hold {value}; they must be in 0 … 4, or -100"):
+            token_loss(scores, labels)
+        with pytest.raises(ValueError, match=f"labels hold {value}"):
+            classification_loss(scores[:, 0], torch.tensor([value, 1]), None)
+    with pytest.raises(ValueError, match=r"torch\.float32"):
+        token_loss(scores, torch.zeros(2, 3))
