@@ -1,34 +1,37 @@
 """Lightweight tuning: MVP's body stays as it is, and prompts learn a new task, here in a few seconds.
 
-The body tells where somebody was born ("Ada was born in Rome."). The prompts make it answer with the town
-alone ("Rome"). A prompt is what every attention finds before its keys and values (Li and Liang 2021,
-arXiv:2101.00190); `set_lightweight_tuning` freezes all else.
+The body tells where somebody was born ("Marie Curie was born in Warsaw."). The prompts make it answer with
+the city alone, also with cities that they were not trained on. A prompt is what every attention finds before
+its keys and values (Li and Liang 2021, arXiv:2101.00190); `set_lightweight_tuning` freezes all else.
 
 python examples/prompt_tuning.py
 """
 
 import random
+from typing import Any
 
 import torch
 
 from seq2seq_zoo import AutoTokenizer, MvpForConditionalGeneration
 
-PEOPLE = [
-    "Ada",
-    "Bruno",
-    "Clara",
-    "David",
-    "Elena",
-    "Frank",
-    "Greta",
-    "Hugo",
-    "Ines",
-    "Jonas",
-    "Karla",
-    "Leo",
-]
-TOWNS = ["Rome", "Oslo", "Paris", "Vienna", "Madrid", "Prague", "Berlin", "London", "Athens", "Dublin"]
+PEOPLE = ["Marie Curie", "Alan Turing", "Ada Lovelace", "Franz Kafka", "Jane Austen", "Frida Kahlo"]
+CITIES = ["Warsaw", "London", "Prague", "Paris", "Vienna", "Tokyo", "Lisbon", "Athens", "Rome", "Berlin"]
+NEW_CITIES = ["Madrid", "Dublin", "Oslo"]
 STEPS, BATCH = 60, 16
+
+Pair = tuple[str, str]
+"""A question and its answer."""
+
+
+def births(cities: list[str]) -> list[Pair]:
+    question = "Describe the following data: {} | place of birth | {}"
+    return [(question.format(person, city), city) for person in PEOPLE for city in cities]
+
+
+def count_right(model: MvpForConditionalGeneration, tokenizer: Any, pairs: list[Pair]) -> int:
+    inputs = tokenizer([question for question, _ in pairs], padding=True, return_tensors="pt")
+    written = tokenizer.batch_decode(model.generate(**inputs), skip_special_tokens=True)
+    return sum(text == answer for text, (_, answer) in zip(written, pairs, strict=True))
 
 
 def main() -> None:
@@ -39,39 +42,25 @@ def main() -> None:
     )
     model.set_lightweight_tuning()
     print(f"{model.num_parameters(only_trainable=True):,} of {model.num_parameters():,} parameters learn")
-
-    pairs = [
-        (f"Describe the following data: {name} | place of birth | {town}", town)
-        for name in PEOPLE
-        for town in TOWNS
-    ]
-    random.Random(0).shuffle(pairs)
-    held_out, training = pairs[:20], pairs[20:]
+    training, held_out = births(CITIES), births(NEW_CITIES)
     print(f"before: {count_right(model, tokenizer, held_out)} of {len(held_out)} right")
 
     prompts = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(prompts, lr=0.01)
     model.train()
-    for step in range(STEPS):
+    for step in range(1, STEPS + 1):
         questions, answers = zip(*random.Random(step).sample(training, BATCH), strict=True)
         inputs = tokenizer(list(questions), padding=True, return_tensors="pt")
-        labels = tokenizer(list(answers), padding=True, return_tensors="pt").input_ids
-        loss = model(**inputs, labels=labels.masked_fill(labels == tokenizer.pad_token_id, -100)).loss
+        targets = tokenizer(list(answers), padding=True, return_tensors="pt")
+        labels = targets.input_ids.masked_fill(targets.attention_mask == 0, -100)
+        loss = model(**inputs, labels=labels).loss
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
-        if step % 20 == 19:
-            print(f"step {step + 1}: loss {loss.item():.3f}")
+        if step % 20 == 0:
+            print(f"step {step}: loss {loss.item():.3f}")
     model.eval()
     print(f"after: {count_right(model, tokenizer, held_out)} of {len(held_out)} right")
-
-
-def count_right(
-    model: MvpForConditionalGeneration, tokenizer: AutoTokenizer, pairs: list[tuple[str, str]]
-) -> int:
-    inputs = tokenizer([question for question, _ in pairs], padding=True, return_tensors="pt")
-    written = tokenizer.batch_decode(model.generate(**inputs), skip_special_tokens=True)
-    return sum(text == answer for text, (_, answer) in zip(written, pairs, strict=True))
 
 
 if __name__ == "__main__":

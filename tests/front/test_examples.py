@@ -78,10 +78,11 @@ def test_data_to_text(output) -> None:
 
 
 @needs("prompt_tuning.py")
+@pytest.mark.filterwarnings("ignore:[^:]* → MvpForConditionalGeneration:UserWarning")  # the prompts are new
 def test_prompt_tuning(output) -> None:
     text = output("prompt_tuning.py")
-    right = [int(number) for number in re.findall(r"(?:before|after): (\d+) of 20 right", text)]
+    right = [int(number) for number in re.findall(r"(?:before|after): (\d+) of 18 right", text)]
     assert right[0] == 0
-    assert right[1] >= 18
+    assert right[1] >= 16
     losses = [float(loss) for loss in re.findall(r"loss ([\d.]+)", text)]
     assert losses[-1] < losses[0]
