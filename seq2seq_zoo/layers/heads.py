@@ -54,7 +54,7 @@ def shift_right(labels: Tensor, *, start: int, padding: int) -> Tensor:
 
 
 def check_labels(labels: Tensor, count: int) -> None:
-    """Raise ValueError for labels that are no whole numbers, and for one outside 0 … count - 1 but for -100."""
+    """Raise ValueError for labels that are no whole numbers, or neither in 0 … count - 1 nor -100."""
     if labels.dtype not in (torch.int64, torch.int32):
         raise ValueError(f"labels are of {labels.dtype}; they must be of torch.int64")
     if labels.device.type != "cpu" or torch.compiler.is_compiling():  # there, looking would stall the device
