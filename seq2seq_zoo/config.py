@@ -173,6 +173,10 @@ class Config:
         for name in ("pad_token_id", "bos_token_id", "decoder_start_token_id"):
             if getattr(self, name) is not None:
                 not_negative(self, name)
+        for name in ("eos_token_id", "forced_eos_token_id"):
+            ids = getattr(self, name, None)
+            if ids == [] or any(number < 0 for number in ([ids] if isinstance(ids, int) else ids or [])):
+                raise ConfigError(f"{name} is {ids}; it must be an id of at least 0, or a list of such ids")
         if self.problem_type is not None and self.problem_type not in PROBLEM_TYPES:
             raise ConfigError(
                 f"problem_type is {self.problem_type!r}; it must be one of {', '.join(PROBLEM_TYPES)}"

@@ -48,6 +48,8 @@ def settle_source(
             raise GenerationError(
                 f"encoder_outputs has {hidden.shape[0]} sources, but input_ids has {ids.shape[0]}"
             )
+        if inputs.get("attention_mask") is not None:
+            _check_mask("attention_mask", inputs["attention_mask"], hidden.shape[:2])
         inputs.pop("input_ids", None)
         inputs.pop("inputs_embeds", None)
         return hidden.shape[0], ids

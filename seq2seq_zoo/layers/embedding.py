@@ -74,6 +74,10 @@ class InputEmbedding(nn.Module):
             raise ValueError("neither ids nor vectors were given; one of them must be")
         x = self.vectors(ids) if vectors is None and ids is not None else vectors
         assert x is not None
+        if x.shape[-1] != self.tokens.embedding_dim:
+            raise ValueError(
+                f"inputs_embeds are {x.shape[-1]} wide; they must be {self.tokens.embedding_dim}"
+            )
         if self.token_types is not None:
             if types is None:
                 types = torch.zeros(1, x.shape[1], dtype=torch.long, device=x.device)

@@ -1,12 +1,12 @@
 """The families, a file each: config, parts list, key map, public classes.
 
-    base                        what every public class can do: load, save, initialise, resize, write
-    seq2seq, decoding           the wiring of encoder-decoders; a decoder behind the protocol of generation
+base                        what every public class can do: load, save, initialise, resize, write
+seq2seq, decoding           the wiring of encoder-decoders; a decoder behind the protocol of generation
 
-    mt5, mvp                    two encoder-decoders
-    bert_generation             a stack that can be either half, and
-    encoder_decoder             any two halves joined
-    mega, mega_heads            gated attention over a moving average, and its heads
+mt5, mvp                    two encoder-decoders
+bert_generation             a stack that can be either half, and
+encoder_decoder             any two halves joined
+mega, mega_heads            gated attention over a moving average, and its heads
 
-    families, auto              which class a checkpoint's config.json asks for
+families, auto              which class a checkpoint's config.json asks for
 """

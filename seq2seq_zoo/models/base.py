@@ -200,6 +200,7 @@ class Model(nn.Module):
         )
         if resolve_file(where, "generation_config.json", required=False, **hub) is not None:
             model.generation_config = GenerationConfig.from_pretrained(where, **hub)
+        model.config.dtype = model.dtype
         model.eval()
         return (model, _info(report)) if output_loading_info else model
 
@@ -214,9 +215,9 @@ class Model(nn.Module):
         accepted = (cls.config_class.model_type, *cls.config_class.accepts)
         found = values.get("model_type")
         if found not in accepted:
+            what = "the given config" if isinstance(given, Config) else os.fspath(where)
             raise CheckpointError(
-                f"{os.fspath(where)} has model_type {found!r}; "
-                f"{cls.__name__} loads {' and '.join(map(repr, accepted))}"
+                f"{what} has model_type {found!r}; {cls.__name__} loads {' and '.join(map(repr, accepted))}"
             )
         known = {*cls.config_class.fields(), *cls.config_class.aliases, "num_labels", *values}
         unknown = sorted(set(overrides) - known)
@@ -260,9 +261,10 @@ class Model(nn.Module):
         return next(self.parameters()).device
 
     def num_parameters(self, only_trainable: bool = False, exclude_embeddings: bool = False) -> int:
-        """How many numbers the model has learnt; tied ones count once."""
+        """How many numbers the model has learnt; tied ones count once. Embeddings are all tables that are
+        looked up: of tokens, of positions and distances, of prompts."""
         tables = (
-            {id(m.weight) for m in self.modules() if isinstance(m, nn.Embedding)}
+            {id(m.weight) for m in self.modules() if isinstance(m, (nn.Embedding, *_POSITIONS))}
             if exclude_embeddings
             else set()
         )
@@ -386,9 +388,18 @@ def _device(
         return None
     if chosen == "auto":  # one accelerator if there is one
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if not isinstance(chosen, (torch.device, str, int)):
-        raise ValueError(f"device_map is {chosen!r}; it must name one device, or be 'auto'")
-    return torch.device(chosen)
+    name = "device" if device_map is None else "device_map"
+    try:
+        found = torch.device(chosen)
+    except (RuntimeError, TypeError) as problem:
+        raise ValueError(f"{name} is {chosen!r}; it must name one device, or be 'auto'") from problem
+    if found.type == "meta":
+        raise ValueError(
+            f"{name} is 'meta', which holds no weights; build the class on it from a config instead"
+        )
+    if found.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"{name} is {chosen!r}, but no CUDA device is available here")
+    return found
 
 
 def _info(report: LoadReport) -> dict[str, list[str]]:

@@ -13,13 +13,15 @@ outgrow float16's range.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from ..checkpoint import Alias, Drop, KeyMap, Rules, Weights, renames
-from ..config import Config, in_vocabulary, not_negative, positive, probability
+from ..config import Config, Place, in_vocabulary, not_negative, positive, probability
 from ..errors import ConfigError
 from ..layers.activations import ACTIVATIONS
 from ..layers.attention import Attention
@@ -346,8 +348,27 @@ class MT5ForConditionalGeneration(_MT5Head, Seq2SeqLM):
         if config.saved_by_5 and "lm_head.weight" in weights:
             config.tie_word_embeddings = False
 
+    @property
+    def _tied_unscaled(self) -> bool:
+        return bool(self.config.tie_word_embeddings and self.config.saved_by_5)
+
+    def save_pretrained(self, directory: Place, *, max_shard_size: int | str = "50GB") -> None:
+        """As every model's; a tied head that is not scaled, as transformers 5.x has it, is written as what it
+        computes in any version: a head of its own, equal to the token vectors."""
+        if not self._tied_unscaled:
+            super().save_pretrained(directory, max_shard_size=max_shard_size)
+            return
+        config = copy.deepcopy(self.config)
+        config.tie_word_embeddings = False
+        with torch.device("meta"):
+            untied = type(self)(config)
+        untied.load_state_dict(self.state_dict(), assign=True)
+        untied.lm_head.weight = nn.Parameter(self.lm_head.weight.detach().clone())
+        untied.generation_config = self.generation_config
+        untied.save_pretrained(directory, max_shard_size=max_shard_size)
+
     def scores(self, x: Tensor) -> Tensor:
-        if self.config.tie_word_embeddings and not self.config.saved_by_5:
+        if self.config.tie_word_embeddings and not self._tied_unscaled:
             x = x * self.config.d_model**-0.5
         return self.lm_head(x)  # type: ignore[no-any-return]
 
@@ -378,8 +399,8 @@ class MT5ForQuestionAnswering(_MT5Head, Seq2SeqSpanFinder):
 
     def __init__(self, config: MT5Config) -> None:
         self.check_config(config)
-        if config.num_labels != 2:
-            raise ConfigError(f"num_labels is {config.num_labels}; a span has 2 ends, so it must be 2")
+        config = copy.deepcopy(config)
+        config.num_labels = 2  # a span has two ends
         super().__init__(config)
         self.model = MT5Model(config)
         self.span_head = nn.Linear(config.d_model, 2)

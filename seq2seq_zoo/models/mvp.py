@@ -298,8 +298,10 @@ class _MvpHead(Seq2SeqHead):
 
     def set_lightweight_tuning(self) -> None:
         """Freeze everything but the prompts, the head included."""
-        self.requires_grad_(False)
         self.model.set_lightweight_tuning()
+        for name, parameter in self.named_parameters():
+            if not name.startswith("model."):
+                parameter.requires_grad_(False)
 
 
 class MvpForConditionalGeneration(_MvpHead, Seq2SeqLM):
@@ -478,6 +480,8 @@ class MvpForCausalLM(Writes):
             output_hidden_states,
             return_dict=True,
         )
+        if labels is not None and not (isinstance(logits_to_keep, int) and logits_to_keep == 0):
+            raise ValueError("labels need the scores of all positions; logits_to_keep must be 0 with them")
         logits = self.scores(kept_positions(body.last_hidden_state, logits_to_keep))
         loss = None if labels is None else token_loss(logits, labels)
         output = CausalLMOutputWithCrossAttentions(

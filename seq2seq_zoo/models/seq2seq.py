@@ -52,13 +52,19 @@ def one_input(ids: Tensor | None, vectors: Tensor | None, ids_name: str, vectors
     if (ids is None) == (vectors is None):
         given = "neither" if ids is None else "both"
         raise ValueError(f"{given} of {ids_name} and {vectors_name} were given; exactly one must be")
+    for name, value in ((ids_name, ids), (vectors_name, vectors)):
+        if value is not None and not isinstance(value, Tensor):
+            raise ValueError(f"{name} is a {type(value).__name__}; it must be a tensor")
     if ids is not None and ids.dim() != 2:
         raise ValueError(f"{ids_name} has shape {list(ids.shape)}; it must be [batch, length]")
     if vectors is not None and vectors.dim() != 3:
         raise ValueError(f"{vectors_name} has shape {list(vectors.shape)}; it must be [batch, length, width]")
     given_input = vectors if ids is None else ids
-    if given_input is not None and given_input.shape[1] == 0:
-        raise ValueError(f"{ids_name} is empty; it must hold at least one position")
+    if given_input is not None and 0 in given_input.shape[:2]:
+        name = vectors_name if ids is None else ids_name
+        raise ValueError(
+            f"{name} has shape {list(given_input.shape)}; it must hold at least one row and one position"
+        )
 
 
 def check_state(past_key_values: DecodingState | None) -> DecodingState | None:
@@ -273,6 +279,7 @@ class Seq2SeqModel(Model):
                     "neither decoder_input_ids nor decoder_inputs_embeds were given, "
                     "and no input_ids to make them from"
                 )
+            one_input(input_ids, None, "input_ids", "inputs_embeds")
             decoder_input_ids = self._shift_right(input_ids)
         one_input(decoder_input_ids, decoder_inputs_embeds, "decoder_input_ids", "decoder_inputs_embeds")
         encoded = self.encode(
@@ -313,7 +320,11 @@ class Seq2SeqModel(Model):
     ) -> BaseModelOutput:
         """The encoder's output: the one given, as an object, or that of a pass."""
         if encoder_outputs is not None:
-            return as_encoder_output(encoder_outputs)
+            given = as_encoder_output(encoder_outputs)
+            width, found = self.token_embedding.embedding_dim, given.last_hidden_state.shape[-1]
+            if found != width:
+                raise ValueError(f"encoder_outputs are {found} wide; they must be {width}")
+            return given
         return self.encoder(  # type: ignore[no-any-return]
             input_ids, attention_mask, inputs_embeds, output_attentions, output_hidden_states, True
         )

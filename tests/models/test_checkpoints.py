@@ -340,3 +340,61 @@ def test_interrupted_save_leaves_the_checkpoint(tmp_path: Path, monkeypatch: pyt
     again = seq2seq_zoo.MT5ForConditionalGeneration.from_pretrained(tmp_path)
     arguments = call("MT5ForConditionalGeneration")
     assert torch.equal(again(**arguments).logits, old(**arguments).logits)
+
+
+def test_a_tied_head_of_5_is_saved_as_what_it_computes(tmp_path: Path) -> None:
+    """5.x does not scale the scores of tied vectors; only an untied head says so to every version."""
+    torch.manual_seed(0)
+    model = seq2seq_zoo.MT5ForConditionalGeneration(
+        seq2seq_zoo.MT5Config(**mt5.SIZE, tie_word_embeddings=True, transformers_version="5.2.0")
+    ).eval()
+    randomise(model)
+    model.save_pretrained(tmp_path)
+    assert "lm_head.weight" in stored_keys(tmp_path)
+    arguments = call("MT5ForConditionalGeneration")
+    expected = model(**arguments).logits
+    for library in (seq2seq_zoo, transformers):
+        again = library.MT5ForConditionalGeneration.from_pretrained(tmp_path).eval()
+        assert relative_error(again(**arguments).logits, expected) <= 1e-5
+    assert model.lm_head.weight is model.get_input_embeddings().weight  # the model itself stays tied
+
+
+def test_devices_that_hold_no_weights_are_refused(tmp_path: Path) -> None:
+    build("MT5EncoderModel", transformers.MT5Config(**mt5.SIZE)).save_pretrained(tmp_path)
+    for options in ({"device": "meta"}, {"device": "nonsense"}, {"device_map": "balanced"}):
+        with pytest.raises(ValueError, match=rf"{next(iter(options))} is '{next(iter(options.values()))}'"):
+            seq2seq_zoo.MT5EncoderModel.from_pretrained(tmp_path, **options)
+
+
+def test_a_failed_lightweight_tuning_freezes_nothing() -> None:
+    model = seq2seq_zoo.MvpForConditionalGeneration(seq2seq_zoo.MvpConfig(**mvp.SIZE))
+    with pytest.raises(ValueError, match="use_prompt"):
+        model.set_lightweight_tuning()
+    assert model.num_parameters(only_trainable=True) == model.num_parameters()
+
+
+@pytest.mark.parametrize("name", ["MvpForConditionalGeneration", "MT5ForConditionalGeneration"])
+def test_parameters_without_embeddings(name: str) -> None:
+    their_config, our_config, size = family(name)
+    options = {**size, "use_prompt": MAJOR == 4} if name.startswith("Mvp") else size
+    theirs = getattr(transformers, name)(their_config(**options))
+    ours = getattr(seq2seq_zoo, name)(our_config(**options))
+    assert ours.num_parameters(exclude_embeddings=True) == theirs.num_parameters(exclude_embeddings=True)
+
+
+@pytest.mark.parametrize("name", ["MvpForConditionalGeneration", "MT5ForConditionalGeneration"])
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"input_ids": torch.zeros(0, 3, dtype=torch.long)}, "at least one row"),
+        ({"input_ids": torch.zeros(1, 0, dtype=torch.long)}, "at least one row"),
+        ({"input_ids": [[5, 1]]}, "input_ids is a list"),
+        ({"inputs_embeds": torch.zeros(1, 3, 15)}, "inputs_embeds are 15 wide; they must be 16"),
+        ({"encoder_outputs": (torch.zeros(1, 3, 15),)}, "encoder_outputs are 15 wide; they must be 16"),
+    ],
+)
+def test_impossible_input_is_refused_by_name(name: str, arguments: dict[str, Any], message: str) -> None:
+    _, our_config, size = family(name)
+    model = getattr(seq2seq_zoo, name)(our_config(**size))
+    with pytest.raises(ValueError, match=message):
+        model(**arguments, decoder_input_ids=torch.tensor([[2, 5]]))
