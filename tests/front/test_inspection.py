@@ -86,7 +86,10 @@ def test_trainable_parameters_are_counted_apart() -> None:
 def test_the_key_map_lists_every_key_and_every_parameter(name: str, request: Any) -> None:
     folder = request.getfixturevalue(name)
     found = inspect_checkpoint(folder)
-    (lines,) = rows_of(found).values()
+    ((first, lines),) = rows_of(found).items()
+    size = (folder / "model.safetensors").stat().st_size
+    header = struct.unpack("<Q", (folder / "model.safetensors").read_bytes()[:8])[0]
+    assert first.endswith(f"{found.cls.__name__}: {len(lines)}, {size - 8 - header:,} bytes")
     cells = [line.split("  ") for line in lines]
     rows = {key: [cell.strip() for cell in rest if cell.strip()] for key, *rest in cells}
     with safe_open(folder / "model.safetensors", framework="pt") as file:
