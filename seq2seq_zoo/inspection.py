@@ -207,7 +207,8 @@ def key_lines(found: Inspection) -> Iterator[str]:
             rows.append((theirs, "->", ours, _shape(info.shape), _dtype(info.dtype)))
             if info.shape != expected:
                 misshapen.append((theirs, _shape(info.shape), f"the model has {_shape(expected)}"))
-    yield f"keys of {found.where} -> tensors of {found.cls.__name__}: {len(rows)}, {found.stored_bytes:,} bytes"
+    size = f"{len(rows)}, {found.stored_bytes:,} bytes"
+    yield f"keys of {found.where} -> tensors of {found.cls.__name__}: {size}"
     yield from _table(sorted(rows, key=lambda row: _by_number(row[0])))
     groups: dict[str, list[tuple[str, ...]]] = {
         "missing, new when loaded": missing,
