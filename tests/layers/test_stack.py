@@ -447,7 +447,7 @@ def test_masks_of_a_wrong_shape(decoders, value):
     ids, memory = some_ids(2, 3), memory_of(2)
     with pytest.raises(ValueError, match=r"attention_mask has shape \[2, 4\]; .* all 3 positions"):
         stack.run(ids, memory=memory, attention_mask=torch.full((2, 4), value))
-    with pytest.raises(ValueError, match=r"memory_attention_mask has shape \[2, 4\]; .* all 5 positions"):
+    with pytest.raises(ValueError, match=r"what is attended to has shape \[2, 4\]; .* all 5 positions"):
         stack.run(ids, memory=memory, memory_attention_mask=torch.full((2, 4), value))
     state = DecodingState(2)
     stack.run(ids, memory=memory, state=state)

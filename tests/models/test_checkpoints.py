@@ -114,6 +114,8 @@ def test_a_round_trip_is_bit_identical(name: str, options: dict[str, Any], tmp_p
         for file in folder.glob("*.safetensors"):
             with safe_open(file, "pt") as handle:
                 tensors.update({key: handle.get_tensor(key) for key in handle.keys()})  # noqa: SIM118
+    if MAJOR == 5 and name == "MT5ForConditionalGeneration":  # tied and not scaled: saved as what it computes
+        assert torch.equal(our_tensors.pop("lm_head.weight"), our_tensors["shared.weight"])
     assert set(our_tensors) == set(their_tensors)
     assert all(torch.equal(tensor, their_tensors[key]) for key, tensor in our_tensors.items())
     again = getattr(seq2seq_zoo, name).from_pretrained(tmp_path / "ours")
@@ -375,6 +377,8 @@ def test_a_failed_lightweight_tuning_freezes_nothing() -> None:
 
 @pytest.mark.parametrize("name", ["MvpForConditionalGeneration", "MT5ForConditionalGeneration"])
 def test_parameters_without_embeddings(name: str) -> None:
+    if MAJOR == 5 and name.startswith("MT5"):
+        pytest.skip("transformers 5.x ties the head of every mT5 (tests/DIVERGENCES.md)")
     their_config, our_config, size = family(name)
     options = {**size, "use_prompt": MAJOR == 4} if name.startswith("Mvp") else size
     theirs = getattr(transformers, name)(their_config(**options))
