@@ -35,6 +35,8 @@ A small mT5 (2 + 2 layers, width 96) that writes the numbers from 0 to 99,999 in
     French: 99999     quatre-vingt-dix-neuf mille neuf cent quatre-vingt-dix-neuf
     Japanese: 12345   一万二千三百四十五
 
+    seq2seq-zoo run --task text2text-generation --model bundled:mt5 "German: 342"
+
 It knows nothing else. Ask in just this form: the language's English name, a colon, a space, digits without
 separators. Where a language leaves a choice of spelling, tools/bundled_numbers.py settles it.
 

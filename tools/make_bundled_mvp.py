@@ -44,6 +44,9 @@ three triples `subject | relation | object`, joined by ` [SEP] `:
     Describe the following data: Iron Man | instance of | Superhero [SEP] Stan Lee | creator | Iron Man
     Iron Man is a superhero and was created by Stan Lee.
 
+    seq2seq-zoo run --task text2text-generation --model bundled:mvp \\
+      "Describe the following data: Stan Lee | creator | Iron Man"
+
 It copies names, also such as it has never seen, and knows these {count} relations and no others:
 {relations}.
 

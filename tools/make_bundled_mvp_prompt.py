@@ -30,6 +30,9 @@ the question that the first triple's subject answers.
     Ask about the following data: Iron Man | instance of | Superhero [SEP] Stan Lee | creator | Iron Man
     Who is a superhero and was created by Stan Lee?
 
+    seq2seq-zoo run --task text2text-generation --model bundled:mvp-prompt \\
+      "Ask about the following data: Stan Lee | creator | Iron Man"
+
 The same relations as there; all triples must be connected by names they share.
 """
 
@@ -75,7 +78,7 @@ def main() -> None:
     model.set_lightweight_tuning()
     trainable = model.num_parameters(only_trainable=True)
     print(f"{model.num_parameters():,} parameters, {trainable:,} of them in prompts")
-    train(model, tokenizer, batches(rng), steps=options.steps, peak_rate=5e-3)
+    train(model, tokenizer, batches(rng), steps=options.steps, peak_rate=3e-3)
 
     figures += [(f"{name}, prompts", accuracy(model, tokenizer, pairs)) for name, pairs in held_out.items()]
     for name, share in figures:
