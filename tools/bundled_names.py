@@ -209,7 +209,8 @@ _ENDINGS = {
 
 def invented_name(kind: str, rng: random.Random) -> str:
     """A name nobody bears, in the manner of its kind: half of the names are common words put together, half
-    are syllables."""
+    are syllables.
+    """
     plain = rng.random() < 0.5
     if kind == "person":
         if not plain:

@@ -258,7 +258,8 @@ def held_out_numbers() -> list[int]:
     four, 600 of five.
 
     Numbers below 100 are all trained on: they are the vocabulary (a model cannot guess *quinze*), longer
-    ones are the grammar."""
+    ones are the grammar.
+    """
     rng = random.Random(1000)
     by_length = (range(100, 1000), 60), (range(1000, 10_000), 340), (range(10_000, LIMIT), 600)
     return sorted(n for numbers, count in by_length for n in rng.sample(numbers, count))

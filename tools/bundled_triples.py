@@ -16,7 +16,8 @@ by Stan Lee?`
 
 Facts are drawn at random (who was born where is not the point), so that nothing can be known by heart. Held
 out from training are one fact in eight, by a checksum of the triple, and one pair of relations in ten, by a
-checksum of the pair."""
+checksum of the pair.
+"""
 
 from __future__ import annotations
 
@@ -206,7 +207,8 @@ def is_training_example(triples: list[Triple]) -> bool:
 
 def training_example(rng: random.Random, *, connected: bool = False) -> list[Triple]:
     """Triples about known names, or half of the time about invented ones too; one example in twelve, unless
-    `connected`, holds two triples that share no name."""
+    `connected`, holds two triples that share no name.
+    """
     while True:
         source = rng.choice(("known", "known", "invented", "mixed"))
         if not connected and rng.random() < 1 / 12:
@@ -245,7 +247,8 @@ def held_out_examples(split: str, count: int) -> list[list[Triple]]:
 
 def _draw(rng: random.Random, source: str, size: int, *, held_out: bool) -> list[Triple]:
     """Triples that form a tree: each shares one name with those before it; all their facts are held out, or
-    none is."""
+    none is.
+    """
     kind = rng.choice(rng.choice(list(RELATIONS.values())).subjects)
     names = {_entry(kind, source, rng): kind}
     triples: list[Triple] = []

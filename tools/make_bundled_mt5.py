@@ -1,6 +1,6 @@
 """Make `bundled:mt5`: a small mT5 that spells numbers in eight languages.
 
-    python tools/make_bundled_mt5.py            # about ten minutes on two cores
+    python tools/make_bundled_mt5.py            # about eight minutes on two cores
 
 Two things are trained: a sentencepiece model laid out as mT5's (pad 0, end 1, unknown 2, every digit a
 piece of its own), on numbers in words; then, from random weights, an mT5 of 0.6 million parameters on

@@ -1,6 +1,6 @@
 """Make `bundled:mvp-prompt`: the body of `bundled:mvp`, unchanged, with prompts that make it ask, not tell.
 
-    python tools/make_bundled_mvp_prompt.py     # about ten minutes on two cores
+    python tools/make_bundled_mvp_prompt.py     # about eight minutes on two cores
 
 The body has never written a question. Prompts before the keys and values of its attentions, the only weights
 that `set_lightweight_tuning` leaves trainable, teach it to: they are trained on the second task of
