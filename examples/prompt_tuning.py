@@ -15,9 +15,12 @@ import torch
 from seq2seq_zoo import AutoTokenizer, MvpForConditionalGeneration
 
 PEOPLE = ["Marie Curie", "Alan Turing", "Ada Lovelace", "Franz Kafka", "Jane Austen", "Frida Kahlo"]
-CITIES = ["Warsaw", "London", "Prague", "Paris", "Vienna", "Tokyo", "Lisbon", "Athens", "Rome", "Berlin"]
+CITIES = [
+    *("Warsaw", "London", "Prague", "Paris", "Vienna", "Tokyo", "Lisbon", "Athens", "Rome", "Berlin"),
+    *("Chicago", "Cairo", "Mumbai", "Naples", "Boston", "Seattle", "Hamburg", "Munich", "Milan", "Kyoto"),
+]
 NEW_CITIES = ["Madrid", "Dublin", "Oslo"]
-STEPS, BATCH = 60, 16
+STEPS, BATCH = 100, 16
 
 Pair = tuple[str, str]
 """A question and its answer."""
