@@ -21,6 +21,9 @@ SENTENCES = [
     "Die Pflanzen wachsen. Les plantes poussent. Растения растут.",
 ]
 
+NO_END = {"suppress_tokens": [1]}
+"""The option for mT5 that forbids the end token: an answer is as long as it may be."""
+
 
 def save_mt5(folder: Path, **config: Any) -> Path:
     """A tiny mT5 with untied head; `config` are further fields."""

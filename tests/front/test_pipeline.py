@@ -1,9 +1,8 @@
-"""What holds of a pipeline without an oracle, and where the oracle is wrong (tests/DIVERGENCES.md)."""
+"""What holds of a pipeline without an oracle."""
 
 from __future__ import annotations
 
 import copy
-import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,16 +10,13 @@ from typing import Any
 
 import pytest
 import torch
-import transformers
 
 import seq2seq_zoo
 from seq2seq_zoo import GenerationConfig, UsageError, ZooError, pipeline
 from seq2seq_zoo.pipelines.devices import find_device
-from tests.front.conftest import SENTENCES
+from tests.front.conftest import NO_END, SENTENCES
 from tests.hub_cache import make_hub_cache
-from tests.oracle import needs_4
 
-NO_END = {"suppress_tokens": [1]}  # without an end token an answer is as long as it may be
 NO_ACCELERATOR = pytest.mark.skipif(
     torch.accelerator.is_available(), reason="this machine has an accelerator"
 )
@@ -394,56 +390,3 @@ def test_the_function_is_not_hidden_by_a_module() -> None:
 
     assert callable(seq2seq_zoo.pipeline)
     assert seq2seq_zoo.pipelines.pipeline is seq2seq_zoo.pipeline
-
-
-# ---- where the oracle is wrong ----
-
-
-@needs_4
-def test_the_oracle_overrides_what_checkpoint_and_user_say(mt5: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "edited"
-    shutil.copytree(mt5, folder)
-    path = folder / "generation_config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"num_beams": 2}))
-    path = folder / "config.json"
-    params = {"summarization": {"prefix": "summarize: ", "max_length": 7, "num_beams": 3}}
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"task_specific_params": params}))
-    options = {"return_tensors": True, **NO_END}
-    key = "summary_token_ids"
-
-    # the checkpoint's beams lose to the task's default, against the documentation
-    theirs = transformers.pipeline("text2text-generation", str(folder), device="cpu")
-    assert theirs.generation_config.num_beams == 4
-
-    # a length given to the call loses to the default of 256
-    assert len(theirs("a", max_length=9, **options)[0]["generated_token_ids"]) == 257
-
-    # the task's length loses to that default too, but it wins over one given to the pipeline
-    theirs = transformers.pipeline("summarization", str(folder), device="cpu")
-    assert len(theirs("a", **options)[0][key]) == 257
-    theirs = transformers.pipeline("summarization", str(folder), device="cpu", max_length=9, num_beams=2)
-    assert len(theirs("a", **options)[0][key]) == 7
-    assert theirs.generation_config.num_beams == 3
-
-    ours = pipeline("summarization", folder, device="cpu")
-    assert len(ours("a", **options)[0][key]) == 7
-    assert len(ours("a", max_length=9, **options)[0][key]) == 9
-    ours = pipeline("summarization", folder, device="cpu", max_length=9)
-    assert len(ours("a", **options)[0][key]) == 9
-
-
-@needs_4
-def test_the_oracle_takes_the_prefix_out_of_the_config(mt5: Path) -> None:
-    model = transformers.AutoModelForSeq2SeqLM.from_pretrained(mt5)
-    tokenizer = transformers.AutoTokenizer.from_pretrained(mt5)
-    model.config.task_specific_params = {"summarization": {"prefix": "summarize: "}}
-    prefixes = [transformers.pipeline("summarization", model, tokenizer=tokenizer).prefix for _ in range(2)]
-    assert prefixes == ["summarize: ", None]
-
-
-@needs_4
-def test_the_oracle_loses_texts_of_nested_lists(mt5: Path, ours: Any) -> None:
-    theirs = transformers.pipeline("text2text-generation", str(mt5), device="cpu")
-    assert len(theirs([SENTENCES], max_new_tokens=3)[0]) == 1
-    with pytest.raises(UsageError, match="inputs hold a list"):
-        ours([SENTENCES])
