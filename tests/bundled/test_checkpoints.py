@@ -103,6 +103,8 @@ def test_only_the_prompts_differ_from_the_body() -> None:
 )
 def test_the_oracle_loads_the_files_to_the_same_answer(name: str, text: str) -> None:
     transformers = pytest.importorskip("transformers")
+    if transformers.__version__.startswith("5.") and name == "mvp-prompt":
+        pytest.skip("transformers 5.x drops MVP's encoder prompts (tests/DIVERGENCES.md)")
     ours = AutoModelForSeq2SeqLM.from_pretrained(f"bundled:{name}")
     tokenizer = AutoTokenizer.from_pretrained(f"bundled:{name}")
     theirs, report = transformers.AutoModelForSeq2SeqLM.from_pretrained(
