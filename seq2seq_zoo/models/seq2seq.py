@@ -250,6 +250,16 @@ class Seq2SeqModel(Model):
                 )
         return shift_right(input_ids, start=start, padding=padding)
 
+    def shifted_inputs(self, input_ids: Tensor | None) -> Tensor:
+        """Decoder inputs that were not given: the encoder's, shifted right; int64 [B, L] → [B, L]."""
+        if input_ids is None:
+            raise ValueError(
+                "neither decoder_input_ids nor decoder_inputs_embeds were given, "
+                "and no input_ids to make them from"
+            )
+        one_input(input_ids, None, "input_ids", "inputs_embeds")
+        return self._shift_right(input_ids)
+
     def forward(
         self,
         input_ids: Tensor | None = None,
@@ -274,13 +284,7 @@ class Seq2SeqModel(Model):
         positions are given with it, and `cache_position`, accepted for its sake, follows from it.
         """
         if self.shifts_inputs and decoder_input_ids is None and decoder_inputs_embeds is None:
-            if input_ids is None:
-                raise ValueError(
-                    "neither decoder_input_ids nor decoder_inputs_embeds were given, "
-                    "and no input_ids to make them from"
-                )
-            one_input(input_ids, None, "input_ids", "inputs_embeds")
-            decoder_input_ids = self._shift_right(input_ids)
+            decoder_input_ids = self.shifted_inputs(input_ids)
         one_input(decoder_input_ids, decoder_inputs_embeds, "decoder_input_ids", "decoder_inputs_embeds")
         encoded = self.encode(
             input_ids, attention_mask, inputs_embeds, encoder_outputs, output_attentions, output_hidden_states
@@ -501,7 +505,7 @@ class Seq2SeqClassifier(Seq2SeqHead):
         if labels is not None:
             use_cache = False
         if decoder_input_ids is None and decoder_inputs_embeds is None:
-            decoder_input_ids = self._shift_right(input_ids)
+            decoder_input_ids = self.model.shifted_inputs(input_ids)
         body: Seq2SeqModelOutput = self.model(
             input_ids,
             attention_mask,
@@ -554,12 +558,7 @@ class Seq2SeqSpanFinder(Seq2SeqHead):
         if start_positions is not None and end_positions is not None:
             use_cache = False
         if decoder_input_ids is None and decoder_inputs_embeds is None:
-            if input_ids is None:
-                raise ValueError(
-                    "neither decoder_input_ids nor decoder_inputs_embeds were given, "
-                    "and no input_ids to make them from"
-                )
-            decoder_input_ids = self._shift_right(input_ids)
+            decoder_input_ids = self.model.shifted_inputs(input_ids)
         body: Seq2SeqModelOutput = self.model(
             input_ids,
             attention_mask,
