@@ -1,7 +1,9 @@
 """The families, a file each: config, parts list, key map, public classes.
 
 base                        what every public class can do: load, save, initialise, resize, write
-seq2seq, decoding           the wiring of encoder-decoders; a decoder behind the protocol of generation
+arguments                   what a forward refuses, and what it returns
+seq2seq, seq2seq_heads      the wiring of encoder-decoders, and their heads
+decoding                    a decoder behind the protocol of generation
 
 mt5, mvp                    two encoder-decoders
 bert_generation             a stack that can be either half, and

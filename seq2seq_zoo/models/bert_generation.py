@@ -34,9 +34,9 @@ from ..layers.positions import LearnedPositions, RelativeDistances
 from ..layers.state import DecodingState
 from ..layers.transformer import Stack, TransformerLayer
 from ..outputs import BaseModelOutputWithPastAndCrossAttentions, CausalLMOutputWithCrossAttentions
+from .arguments import as_returned, check_state, either, one_input
 from .base import Model, Writes
 from .decoding import StackDecoding
-from .seq2seq import as_returned, check_state, either, one_input
 
 POSITION_TYPES = ("absolute", "relative_key", "relative_key_query")
 

@@ -26,9 +26,11 @@ from ..generation import GenerateOutput, GenerationConfig
 from ..layers.heads import shift_right, token_loss
 from ..layers.state import DecodingState
 from ..outputs import BaseModelOutput, CausalLMOutputWithCrossAttentions, Seq2SeqLMOutput
+from .arguments import EncoderOutputs, as_encoder_output, as_returned, either, one_input
 from .base import Model, Writes
 from .families import FAMILIES, find_family
-from .seq2seq import Encoder, EncoderOutputs, Seq2SeqLM, as_encoder_output, as_returned, either, one_input
+from .seq2seq import Encoder
+from .seq2seq_heads import Seq2SeqLM
 
 HALVES = ("encoder", "decoder")
 OF_WHOLE_BERTS = (

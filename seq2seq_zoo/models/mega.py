@@ -35,8 +35,8 @@ from ..layers.norms import BatchNorm, LayerNorm, RMSNorm, ScaleNorm, SyncBatchNo
 from ..layers.positions import RotaryBias, SimpleBias
 from ..layers.state import DecodingState
 from ..outputs import BaseModelOutputWithPoolingAndCrossAttentions
+from .arguments import as_returned, check_state, either, one_input
 from .base import Model
-from .seq2seq import as_returned, check_state, either, one_input
 
 NORMS = ("scalenorm", "layernorm", "rmsnorm", "batchnorm", "syncbatchnorm")
 BIASES = ("rotary", "simple")

@@ -30,10 +30,10 @@ from ..outputs import (
     SequenceClassifierOutput,
     TokenClassifierOutput,
 )
+from .arguments import as_returned, either
 from .base import Writes
 from .decoding import StackDecoding
 from .mega import BODY_OF_A_HEAD, PREFIX, Mega, MegaConfig, MegaModel
-from .seq2seq import as_returned, either
 
 
 @functools.cache

@@ -32,19 +32,10 @@ from ..layers.norms import RMSNorm
 from ..layers.positions import RelativePositionBias
 from ..layers.transformer import TransformerLayer
 from ..outputs import BaseModelOutput, TokenClassifierOutput
+from .arguments import as_returned, either
 from .base import Model
-from .seq2seq import (
-    Decoder,
-    Encoder,
-    EncoderModel,
-    Seq2SeqClassifier,
-    Seq2SeqHead,
-    Seq2SeqLM,
-    Seq2SeqModel,
-    Seq2SeqSpanFinder,
-    as_returned,
-    either,
-)
+from .seq2seq import Decoder, Encoder, EncoderModel, Seq2SeqModel
+from .seq2seq_heads import Seq2SeqClassifier, Seq2SeqHead, Seq2SeqLM, Seq2SeqSpanFinder
 
 
 class MT5Config(Config):

@@ -36,20 +36,11 @@ from ..layers.prefix import PrefixPrompt
 from ..layers.state import DecodingState
 from ..layers.transformer import TransformerLayer
 from ..outputs import BaseModelOutputWithPastAndCrossAttentions, CausalLMOutputWithCrossAttentions
+from .arguments import as_returned, either
 from .base import Writes
 from .decoding import StackDecoding
-from .seq2seq import (
-    Decoder,
-    Encoder,
-    EncoderModel,
-    Seq2SeqClassifier,
-    Seq2SeqHead,
-    Seq2SeqLM,
-    Seq2SeqModel,
-    Seq2SeqSpanFinder,
-    as_returned,
-    either,
-)
+from .seq2seq import Decoder, Encoder, EncoderModel, Seq2SeqModel
+from .seq2seq_heads import Seq2SeqClassifier, Seq2SeqHead, Seq2SeqLM, Seq2SeqSpanFinder
 
 UNUSED_POSITIONS = 2
 """Rows in front of the position table that no position uses, in every BART checkpoint."""
