@@ -3,6 +3,7 @@
           x [B, L, D]                 memory [B, S, D'] (x itself, in self-attention)
               │                           │              │
             query                        key           value
+              │ turned                    │ turned       │            (by rotary positions)
               │ [B, H, L, E]              │ [B, G, S, E] │            (a prefix prompt puts P columns in
                                           front,
               └────── scores ─────────────┘              │             decoding state the columns of earlier
@@ -24,6 +25,7 @@ from torch import Tensor, nn
 
 from .positions import RelativeDistances
 from .prefix import Prefix
+from .rotary import Rotation
 from .state import GrowingKeyValues, SourceKeyValues, with_prefix
 
 
@@ -40,10 +42,11 @@ def attend_readably(
     """softmax(scale · Q Kᵀ + bias) V, with masked scores at -∞  (Vaswani et al. 2017, arXiv:1706.03762,
     equation 1).
 
-    query [B, H, L, E], key and value [B, H, S, E], mask bool and bias broadcast to [B, H, L, S]
+    query [B, H, L, E], key and value [B, G, S, E], mask bool and bias broadcast to [B, H, L, S]
     → mixed values [B, H, L, E] and weights [B, H, L, S] (before dropout). Half-precision scores are computed
-    in float32.
+    in float32. Key-value head g serves the query heads g · H / G … (g + 1) · H / G - 1.
     """
+    key, value = for_heads(key, query.shape[1]), for_heads(value, query.shape[1])
     half = query.dtype in (torch.float16, torch.bfloat16)
     wide_query, wide_key = (query.float(), key.float()) if half else (query, key)
     scores = scale * (wide_query @ wide_key.transpose(-1, -2))  # [B, H, L, E] · [B, H, E, S] → [B, H, L, S]
@@ -69,7 +72,21 @@ def attend(
     if bias is not None:
         bias = bias.to(query.dtype)
         mask = bias if mask is None else bias.masked_fill(~mask, float("-inf"))
-    return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout, scale=scale)
+    return F.scaled_dot_product_attention(
+        query,
+        key,
+        value,
+        attn_mask=mask,
+        dropout_p=dropout,
+        scale=scale,
+        enable_gqa=query.shape[1] != key.shape[1],  # shares the keys among the heads, without copies
+    )
+
+
+def for_heads(x: Tensor, heads: int) -> Tensor:
+    """Keys or values of G heads, each repeated for the query heads it serves: [B, G, S, E] → [B, H, S, E]."""
+    shared = heads // x.shape[1]
+    return x if shared == 1 else x.repeat_interleave(shared, dim=1)
 
 
 class Attention(nn.Module):
@@ -129,6 +146,7 @@ class Attention(nn.Module):
         *,
         mask: Tensor | None = None,
         bias: Tensor | None = None,
+        rotation: Rotation | None = None,
         head_mask: Tensor | None = None,
         prefix: Prefix | None = None,
         state: GrowingKeyValues | SourceKeyValues | None = None,
@@ -137,7 +155,8 @@ class Attention(nn.Module):
         """Attend from x to `memory`, or to x itself.
 
         mask bool [B or 1, 1, L or 1, P + S] and bias [B or 1, H, L or 1, P + S] broadcast over the scores.
-        `state` brings the keys and values of earlier steps and keeps the new ones. Where memory (or its
+        `rotation` turns queries and keys, in self-attention. `state` brings the keys and values of earlier
+        steps and keeps the new ones. Where memory (or its
         state) has fewer rows than x, each of its rows serves as many consecutive rows of x, and so does each
         row of mask and bias. `head_mask` [H] scales what each head has mixed, and its weights: 0 takes the
         head out.
@@ -149,6 +168,8 @@ class Attention(nn.Module):
             source = x if memory is None else memory
             key = self._heads(self.key(source), self.key_value_heads)  # [B, S, D'] → [B, G, S, E]
             value = self._heads(self.value(source), self.key_value_heads)
+            if rotation is not None:
+                query, key = rotation.turn(query), rotation.turn(key)
             if isinstance(state, SourceKeyValues):
                 key, value = state.fill(key, value, prefix)
             elif state is not None:
@@ -176,11 +197,8 @@ class Attention(nn.Module):
         bias: Tensor | None,
         need_weights: bool,
     ) -> tuple[Tensor, Tensor | None]:
-        if self.key_value_heads != self.heads:
-            shared = self.heads // self.key_value_heads
-            key, value = key.repeat_interleave(shared, dim=1), value.repeat_interleave(shared, dim=1)
         if self.distances is not None:
-            by_distance = self.scale * self.distances(query, key)
+            by_distance = self.scale * self.distances(query, for_heads(key, self.heads))
             bias = by_distance if bias is None else bias + by_distance
         rows, sources, length = query.shape[0], key.shape[0], query.shape[2]
         beams = rows // sources

@@ -1,11 +1,12 @@
 """Who may attend to whom: one boolean mask, made once a pass.
 
 True means "may attend". The mask is [B or 1, 1, L, P + S]: L queries, and S keys behind P columns of a prefix
-prompt, which everybody may see. Three rules compose here:
+prompt, which everybody may see. Four rules compose here:
 
     padding     a key that is padding is attended by nobody (either side; holes; or a [B, L, S] mask
                 of one's own, which is how packed rows keep to themselves)
     causality   query i, standing at position `past` + i, sees keys at positions up to its own
+    window      a query sees the `window` keys up to its own position, and none before them
     nobody      a query that may attend to nothing is let attend to itself (to everything, where it is not
                 among the keys): its result means nothing, and nobody attends to it, but it is finite, and the
                 same in every implementation of attention and in steps of any size
@@ -80,13 +81,15 @@ def may_attend(
     keys: int,
     past: int = 0,
     causal: bool = False,
+    window: int | None = None,
     prefix: int = 0,
     device: torch.device | None = None,
 ) -> Tensor | None:
     """The mask of one pass: [B or 1, 1, queries or 1, prefix + keys], True = may attend; None if all may.
 
     `padding` is bool, [B, keys] or [B, queries, keys] or [B, 1, queries, keys]; `past` counts the keys that
-    stand before the first query; `prefix` the columns that a prefix prompt puts in front of the keys.
+    stand before the first query; `prefix` the columns that a prefix prompt puts in front of the keys. A
+    `window` (Child et al. 2019, arXiv:1904.10509; Beltagy et al. 2020, arXiv:2004.05150) counts positions.
     """
     mask: Tensor | None = None
     if padding is not None:
@@ -98,6 +101,9 @@ def may_attend(
     if causal and keys > past + 1:  # otherwise the only query comes last and sees every key
         causality = (key_at <= query_at)[None, None]  # [1, 1, L, S]
         mask = causality if mask is None else mask & causality
+    if window is not None and keys > window:
+        near = (key_at > query_at - window)[None, None]  # [1, 1, L, S]
+        mask = near if mask is None else mask & near
     if mask is None:
         return None
     if prefix:

@@ -25,6 +25,7 @@ from .embedding import InputEmbedding
 from .masks import check_mask, may_attend, padding_mask
 from .positions import RelativePositionBias
 from .prefix import Prefix, PrefixPrompt
+from .rotary import Rotation
 from .state import DecodingState, LayerState
 
 
@@ -71,6 +72,7 @@ class TransformerLayer(nn.Module):
         *,
         mask: Tensor | None = None,
         bias: Tensor | None = None,
+        rotation: Rotation | None = None,
         memory: Tensor | None = None,
         memory_mask: Tensor | None = None,
         head_mask: Tensor | None = None,
@@ -79,12 +81,13 @@ class TransformerLayer(nn.Module):
         state: LayerState | None = None,
         need_weights: bool = False,
     ) -> LayerOutput:
-        """`mask` and `bias` are of the self-attention, `head_mask` [H] of both; without `memory` the
-        cross-attention is passed over."""
+        """`mask`, `bias` and `rotation` are of the self-attention, `head_mask` [H] of both; without `memory`
+        the cross-attention is passed over."""
         attended, self_weights = self.self_attention(
             self._before(self.self_attention_norm, x),
             mask=mask,
             bias=bias,
+            rotation=rotation,
             head_mask=head_mask,
             prefix=self_prefix,
             state=None if state is None else state.self_attention,
