@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from seq2seq_zoo.checkpoint.keymap import KeyMap, Link
 from seq2seq_zoo.checkpoint.plan import Plan, make_plan
+from seq2seq_zoo.checkpoint.progress import progress
 from seq2seq_zoo.checkpoint.weights import Weights
 from seq2seq_zoo.errors import CheckpointError
 
@@ -83,7 +84,7 @@ def load_weights(
     _warn_of_unequal_copies(found, weights)
 
     filler = _Filler(module, plan, torch.device(device or "cpu"), dtype, keep_float32)
-    for link in fitting:
+    for link in progress(fitting, plan.bytes_of, f"loading {weights.where}"):
         filler.fill(link, [weights.tensor(found.sources[key]) for key in link.keys])
     filler.initialise_rest(initialise)
     told = _told(report, plan.links, ", newly initialised: train before use")

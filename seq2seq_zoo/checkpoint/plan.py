@@ -29,6 +29,10 @@ class Plan:
     copies: dict[str, str]
     """From the keys of tied copies to the keys of the links that carry the same tensors."""
 
+    def bytes_of(self, link: Link) -> int:
+        """How many bytes the tensors of a link have in the module."""
+        return sum(self.tensors[name].nbytes for name in link.names)
+
 
 def make_plan(module: nn.Module, key_map: KeyMap) -> Plan:
     """Match every parameter and persistent buffer of `module` with the rules of `key_map`.

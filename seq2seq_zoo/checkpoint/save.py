@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from seq2seq_zoo.checkpoint.commit import json_bytes, staging
 from seq2seq_zoo.checkpoint.keymap import KeyMap
 from seq2seq_zoo.checkpoint.plan import Plan, make_plan
+from seq2seq_zoo.checkpoint.progress import progress
 from seq2seq_zoo.checkpoint.weights import INDEX, SINGLE
 from seq2seq_zoo.errors import CheckpointError
 
@@ -58,8 +59,8 @@ def save_weights(
     with staging(Path(directory)) as (folder, commit):
         for name, text in texts.items():
             (folder / name).write_bytes(text)
-        for name, keys in files.items():
-            _write(folder / name, _tensors(plan, set(keys)), {**(metadata or {}), "format": "pt"})
+        for name in progress(files, lambda name: sum(shapes[key].nbytes for key in files[name]), "saving"):
+            _write(folder / name, _tensors(plan, set(files[name])), {**(metadata or {}), "format": "pt"})
         commit()
 
 
