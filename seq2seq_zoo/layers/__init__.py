@@ -5,6 +5,7 @@ order:
 
     activations, norms, feed_forward        small things
     positions, masks, prefix                what attention is told
+    router, experts                         feed-forward blocks of which each token uses a part
     attention, state                        who looks at whom, and what is remembered between steps
     embedding, transformer                  from ids through a stack of layers
     ema, chunks                             MEGA's moving average; long sequences in pieces

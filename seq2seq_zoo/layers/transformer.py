@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from .attention import Attention
 from .embedding import InputEmbedding
+from .experts import Mixed
 from .masks import check_mask, may_attend, padding_mask
 from .positions import RelativePositionBias
 from .prefix import Prefix, PrefixPrompt
@@ -30,11 +31,13 @@ from .state import DecodingState, LayerState
 
 
 class LayerOutput(NamedTuple):
-    """x [B, L, D], and the weights [B, H, L, P + S] of both attentions where they were asked for."""
+    """x [B, L, D]; the weights [B, H, L, P + S] of both attentions where they were asked for; and the scores
+    [B · L, experts] of the router where the feed-forward block is a mixture of experts."""
 
     x: Tensor
     self_weights: Tensor | None
     cross_weights: Tensor | None
+    router_scores: Tensor | None = None
 
 
 class TransformerLayer(nn.Module):
@@ -109,8 +112,9 @@ class TransformerLayer(nn.Module):
             x = self._after(self.cross_attention_norm, x, attended)
 
         fed = self.feed_forward(self._before(self.feed_forward_norm, x))
+        fed, router_scores = fed if isinstance(fed, Mixed) else (fed, None)
         x = self._after(self.feed_forward_norm, x, fed)
-        return LayerOutput(x, self_weights, cross_weights)
+        return LayerOutput(x, self_weights, cross_weights, router_scores)
 
     def _before(self, norm: nn.Module, x: Tensor) -> Tensor:
         return norm(x) if self.norm_first else x
@@ -124,13 +128,15 @@ class StackOutput(NamedTuple):
     """What a pass through a stack leaves behind.
 
     last [B, L, D]; and where asked for, the hidden vectors before each layer and after the last, and for each
-    layer the attention weights [B, H, L, P + S].
+    layer the attention weights [B, H, L, P + S]; and the scores [B · L, experts] of each layer's router, if
+    there are any.
     """
 
     last: Tensor
     hidden: tuple[Tensor, ...] | None
     self_weights: tuple[Tensor, ...] | None
     cross_weights: tuple[Tensor, ...] | None
+    router_scores: tuple[Tensor, ...] | None = None
 
 
 class Stack(nn.Module):
@@ -275,6 +281,7 @@ class Stack(nn.Module):
         hidden: list[Tensor] = []
         self_weights: list[Tensor] = []
         cross_weights: list[Tensor] = []
+        router_scores: list[Tensor] = []
         crosses = False
         for number, layer in enumerate(self.layers):
             if need_hidden:
@@ -289,6 +296,8 @@ class Stack(nn.Module):
                 self_weights.append(out.self_weights)
             if out.cross_weights is not None:
                 cross_weights.append(out.cross_weights)
+            if out.router_scores is not None:
+                router_scores.append(out.router_scores)
         if state is not None:
             state.advance(length)
         if self.final_norm is not None:
@@ -301,4 +310,5 @@ class Stack(nn.Module):
             tuple(hidden) if need_hidden else None,
             tuple(self_weights) if need_weights else None,
             tuple(cross_weights) if need_weights and crosses else None,
+            tuple(router_scores) or None,
         )

@@ -33,6 +33,7 @@ from ..checkpoint import (
 from ..config import Config, Place, dtype_named, read_config
 from ..errors import CheckpointError, ConfigError
 from ..generation import Decoding, GenerateOutput, GenerationConfig, generate
+from ..layers.experts import StackedLinear
 from ..layers.norms import RMSNorm
 from ..layers.positions import LearnedPositions, RelativeDistances, RelativePositionBias
 
@@ -100,7 +101,7 @@ class Model(nn.Module):
                 module.weight.fill_(1.0)
             if isinstance(module, nn.LayerNorm):
                 module.bias.zero_()
-        elif isinstance(module, (nn.Linear, nn.Embedding, *_POSITIONS)):
+        elif isinstance(module, (nn.Linear, StackedLinear, nn.Embedding, *_POSITIONS)):
             module.weight.normal_(0.0, self.initial_std(name))
             if isinstance(module, nn.Linear) and module.bias is not None:
                 module.bias.zero_()
