@@ -4,10 +4,12 @@ A *source* is one input of the batch; a *row* is one text being written for it (
 samples). Rows are source-major: with k rows per source, rows s·k … s·k+k-1 belong to source s, R = sources
 · k.
 
-    decoding = model.begin_decoding(inputs, rows_per_source=k, ...)     encoder runs here, once per source
-    output   = decoding.step(prompt)        [R, n] ids → [R, V] logits  the whole prompt at first
-    decoding.reorder(parents)                                           beams: row r continues row
-    parents[r] output   = decoding.step(new_tokens)    [R, 1] ids → [R, V] logits  then one token a row
+    decoding = model.begin_decoding(inputs, rows_per_source=k, ...)      encoder runs here, once per source
+    output   = decoding.step(prompt)         [R, n] ids → [R, V] logits  the whole prompt at first
+    decoding.reorder(parents)                                            beams: row r continues row parents[r]
+    output   = decoding.step(new_tokens)     [R, 1] ids → [R, V] logits  then one token a row
+    output   = decoding.step(draft, last=n)  [R, n] ids → [R, n, V]      or a draft, all of it judged at once,
+    decoding.crop(length)                                                and what is wrong taken back
 
 Everything a model must remember between steps (keys and values, recurrent state, masks, positions) lives in
 its `Decoding`, never on the model, so that two threads can decode with one model. The loops hold the ids.
@@ -29,16 +31,18 @@ from seq2seq_zoo.generation.config import GenerationConfig
 class StepOutput:
     """What one step computes. The loops only read these tensors; `logits` may be a view that shares memory.
 
-    logits: [R, V], of the last given position, in the model's dtype.
+    logits: [R, V], of the last given position, in the model's dtype; or [R, n, V], of the last n.
     attentions: the decoder's self-attention weights, one tensor a layer; None unless asked for.
     cross_attentions: its weights over the source, one tensor a layer; None for a model without a source.
     hidden_states: the decoder's hidden states, the embedding's first; None unless asked for.
+    negative: logits of the negative prompt's branch (see `guidance`); None without one.
     """
 
     logits: Tensor
     attentions: tuple[Tensor, ...] | None = None
     cross_attentions: tuple[Tensor, ...] | None = None
     hidden_states: tuple[Tensor, ...] | None = None
+    negative: Tensor | None = None
 
 
 class Decoding(Protocol):
@@ -48,22 +52,37 @@ class Decoding(Protocol):
     def encoder_outputs(self) -> Any:
         """What the encoder computed, one row a source; None for a model without an encoder."""
 
+    @property
+    def state(self) -> Any:
+        """What the model's `past_key_values` takes, to go on elsewhere; None where nothing is kept."""
+
     def step(
-        self, ids: Tensor, *, output_attentions: bool = False, output_hidden_states: bool = False
+        self,
+        ids: Tensor,
+        *,
+        last: int | None = None,
+        chunk: int | None = None,
+        output_attentions: bool = False,
+        output_hidden_states: bool = False,
     ) -> StepOutput:
-        """Append `ids` [R, n] to every row and predict what follows.
+        """Append `ids` [R, n] to every row and predict what follows the last position (logits [R, V]), or,
+        with `last`, what follows each of the last so many of them ([R, last, V]).
 
         In the first step `ids` is the whole prompt, and the rows of one source are equal: an implementation
         may compute one of them and share it. Where the inputs of a decoder-only model hold `inputs_embeds`,
         the first step's `ids` are what the embeddings stand for ([R, 0] if the caller has none): the
-        embeddings are read in their place.
+        embeddings are read in their place. `chunk` asks for at most so many positions in one pass.
         """
 
     def reorder(self, rows: Tensor) -> None:
         """From now on row r continues what row `rows[r]` was. `rows` [R] int64 stays within each source."""
 
     def crop(self, length: int) -> None:
-        """Forget all but the first `length` positions of every row."""
+        """Forget all but the first `length` positions of every row.
+
+        Always possible within the positions of the last step, and to 0; a recurrent state raises ValueError,
+        and is unchanged, where it cannot go back further.
+        """
 
 
 class GenerativeModel(Protocol):

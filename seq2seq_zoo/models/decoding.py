@@ -10,26 +10,27 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ..generation import StepOutput
 from ..layers.masks import padding_mask
 from ..layers.state import DecodingState
-from ..layers.transformer import Stack
+from ..layers.transformer import Stack, StackOutput
 
 
 class StackDecoding:
     """R rows of text being continued by one stack (see `generation.protocol.Decoding`).
 
     decoder               a causal stack
-    scores                from hidden vectors [R, D] to logits [R, V]
+    scores                from hidden vectors [..., D] to logits [..., V]
     prompt_mask           [sources, n] or None: which positions of the prompt are real; later ones all are
     prompt_positions      [sources, n] or None: the prompt's positions, where they are not 0 … n - 1; later
                           ones count on from the last
     prompt_vectors        [sources, n, D] or None: read in the first step in place of its ids
     memory, memory_mask   what cross-attention reads, a row a source, and which of its positions are real
     capacity              how many positions a row is expected to reach
-    use_cache             False: every step computes all positions again
+    use_cache             False: every step computes all positions again, though not the memory's keys
     """
 
     def __init__(
@@ -49,73 +50,146 @@ class StackDecoding:
     ) -> None:
         self.encoder_outputs = encoder_outputs
         self._decoder, self._scores = decoder, scores
-        self._rows_per_source = rows_per_source
-        self._prompt_mask = _for_rows(padding_mask(prompt_mask), rows_per_source)
-        self._prompt_positions = prompt_positions
+        self._rows_per_source, self._capacity = rows_per_source, capacity
+        self._mask = _for_rows(padding_mask(prompt_mask), rows_per_source)
+        self._positions = prompt_positions
         if prompt_positions is not None and prompt_positions.shape[0] > 1:  # else one row serves all
-            self._prompt_positions = _for_rows(prompt_positions, rows_per_source)
-        self._prompt_vectors = _for_rows(prompt_vectors, rows_per_source)
+            self._positions = _for_rows(prompt_positions, rows_per_source)
+        # where a state keeps what was read, they are needed once, perhaps a row a source
+        self._vectors = prompt_vectors if use_cache else _for_rows(prompt_vectors, rows_per_source)
         self._memory, self._memory_mask = memory, padding_mask(memory_mask)
-        self._state: DecodingState | None = None
-        if use_cache:
-            self._state = decoder.new_state(
-                capacity=capacity, rows_per_source=1 if memory is None else rows_per_source
-            )
+        self._state = self._new_state() if use_cache else None
+        self._source_memory: DecodingState | None = None  # without a cache: holds the memory's keys
         self._ids: Tensor | None = None  # all ids so far, kept where there is no state
 
+    @property
+    def state(self) -> DecodingState | None:
+        """What a forward pass takes as past_key_values to go on from here."""
+        return self._state
+
     def step(
-        self, ids: Tensor, *, output_attentions: bool = False, output_hidden_states: bool = False
+        self,
+        ids: Tensor,
+        *,
+        last: int | None = None,
+        chunk: int | None = None,
+        output_attentions: bool = False,
+        output_hidden_states: bool = False,
     ) -> StepOutput:
-        """Append ids [R, n] to every row; logits [R, V] of what follows."""
-        vectors = None
-        if self._state is not None:
-            if self._prompt_vectors is not None:
-                vectors, self._prompt_vectors = self._prompt_vectors, None
-        elif self._prompt_vectors is None:
-            self._ids = ids = ids if self._ids is None else torch.cat([self._ids, ids], dim=1)
-        else:  # the prompt's ids, if there are any, only name its vectors
-            self._ids = ids[:, :0] if self._ids is None else torch.cat([self._ids, ids], dim=1)
-            vectors = torch.cat([self._prompt_vectors, self._decoder.embedding.vectors(self._ids)], dim=1)
-        past = 0 if self._state is None else self._state.length
-        length = past + (ids if vectors is None else vectors).shape[1]
-        out = self._decoder.run(
+        """Append ids [R, n] to every row; logits [R, V] of what follows, or [R, last, V] of what follows each
+        of the last positions.
+
+        `chunk` reads a long prompt in pieces of so many positions. It is passed over where every position is
+        asked for its attentions or hidden states, and where nothing is kept from one piece to the next.
+        """
+        if self._state is None:
+            return self._scored(self._again(ids, output_attentions, output_hidden_states), last)
+        vectors, self._vectors = self._vectors, None
+        # the prompt is read once for each source where only its rows depend on it
+        first = not self._state.started and self._memory is None and not self._decoder.training
+        shared = self._rows_per_source if first else 1
+        ids = ids[::shared]
+        if vectors is not None and shared == 1:
+            vectors = _for_rows(vectors, self._rows_per_source)
+        length = (ids if vectors is None else vectors).shape[1]
+        wanted = 1 if last is None else last
+        if chunk is not None and not output_attentions and not output_hidden_states:
+            for start in range(0, max(length - wanted, 0), chunk):
+                end = min(start + chunk, length - wanted)
+                self._read(ids[:, start:end], None if vectors is None else vectors[:, start:end], shared)
+            ids, vectors = ids[:, -wanted:], None if vectors is None else vectors[:, -wanted:]
+        out = self._read(ids, vectors, shared, output_attentions, output_hidden_states)
+        step = self._scored(out, last)
+        if shared == 1:
+            return step
+        sources = step.logits.shape[0]
+        self._state.reorder(torch.arange(sources, device=ids.device).repeat_interleave(shared))
+        return StepOutput(
+            _repeated(step.logits, shared),
+            _all_repeated(step.attentions, shared),
+            None,
+            _all_repeated(step.hidden_states, shared),
+        )
+
+    def _read(
+        self,
+        ids: Tensor,
+        vectors: Tensor | None,
+        every: int = 1,
+        output_attentions: bool = False,
+        output_hidden_states: bool = False,
+    ) -> StackOutput:
+        """A pass over new positions, of every so many rows."""
+        state = self._state
+        start = 0 if state is None else state.length
+        end = start + (ids if vectors is None else vectors).shape[1]
+        mask, positions = self._mask_of(end), self._positions_of(start, end)
+        if positions is not None and positions.shape[0] > 1:
+            positions = positions[::every]
+        return self._decoder.run(
             ids if vectors is None else None,
             vectors,
-            attention_mask=self._mask(length),
-            positions=self._positions(past, length),
+            attention_mask=None if mask is None else mask[::every],
+            positions=positions,
             memory=self._memory,
             memory_attention_mask=self._memory_mask,
-            state=self._state,
+            state=self._source_memory if state is None else state,
             need_weights=output_attentions,
             need_hidden=output_hidden_states,
         )
-        return StepOutput(
-            logits=self._scores(out.last[:, -1]),
-            attentions=out.self_weights,
-            cross_attentions=out.cross_weights,
-            hidden_states=out.hidden,
+
+    def _again(self, ids: Tensor, output_attentions: bool, output_hidden_states: bool) -> StackOutput:
+        """A pass over all positions, the new ones among them."""
+        vectors = self._vectors
+        if vectors is None:
+            self._ids = ids if self._ids is None else torch.cat([self._ids, ids], dim=1)
+        else:  # the prompt's ids, if there are any, only name its vectors
+            self._ids = ids[:, :0] if self._ids is None else torch.cat([self._ids, ids], dim=1)
+            vectors = torch.cat([vectors, self._decoder.embedding.vectors(self._ids)], dim=1)
+        if self._memory is not None:
+            held, self._source_memory = self._source_memory, self._new_state(capacity=0)
+            if held is not None:
+                for layer, before in zip(self._source_memory.layers, held.layers, strict=True):
+                    layer.cross_attention = before.cross_attention
+        return self._read(self._ids, vectors, 1, output_attentions, output_hidden_states)
+
+    def _new_state(self, capacity: int | None = None) -> DecodingState:
+        return self._decoder.new_state(
+            capacity=self._capacity if capacity is None else capacity,
+            rows_per_source=1 if self._memory is None else self._rows_per_source,
         )
 
-    def _mask(self, length: int) -> Tensor | None:
-        """The prompt's mask, and ones for what was written since: [R, length]."""
-        if self._prompt_mask is None:
-            return None
-        held = self._prompt_mask.shape[1]
-        if held < length:
-            new = self._prompt_mask.new_ones(self._prompt_mask.shape[0], length - held)
-            self._prompt_mask = torch.cat([self._prompt_mask, new], dim=1)
-        return self._prompt_mask[:, :length]
+    def _scored(self, out: StackOutput, last: int | None) -> StepOutput:
+        return StepOutput(
+            self._scores(out.last[:, -1] if last is None else out.last[:, -last:]),
+            out.self_weights,
+            out.cross_weights,
+            out.hidden,
+        )
 
-    def _positions(self, start: int, end: int) -> Tensor | None:
-        """The positions of columns start … end - 1, [R, end - start], or None where they are just those."""
-        if self._prompt_positions is None:
+    def _mask_of(self, length: int) -> Tensor | None:
+        """The prompt's mask, and ones for what was written since: [R, length]."""
+        if self._mask is None:
             return None
-        held = self._prompt_positions.shape[1]
-        if held < end:
-            on = torch.arange(1, end - held + 1, device=self._prompt_positions.device)
-            more = self._prompt_positions[:, -1:] + on
-            self._prompt_positions = torch.cat([self._prompt_positions, more], dim=1)
-        return self._prompt_positions[:, start:end]
+        missing = self._room(length, self._mask)
+        if missing:
+            self._mask = F.pad(self._mask, (0, missing), value=True)
+        return self._mask[:, :length]
+
+    def _positions_of(self, start: int, end: int) -> Tensor | None:
+        """The positions of columns start … end - 1, [R, end - start], or None where they are just those."""
+        if self._positions is None:
+            return None
+        missing = self._room(end, self._positions)
+        if missing:
+            on = torch.arange(1, missing + 1, device=self._positions.device)
+            self._positions = torch.cat([self._positions, self._positions[:, -1:] + on], dim=1)
+        return self._positions[:, start:end]
+
+    def _room(self, length: int, held: Tensor) -> int:
+        """How many columns to add to `held`, which grows seldom: to the capacity, then by doubling."""
+        columns = held.shape[1]
+        return 0 if length <= columns else max(self._capacity, length, 2 * columns) - columns
 
     def reorder(self, rows: Tensor) -> None:
         """Row r now continues what row rows[r] continued; rows stay with their source."""
@@ -129,11 +203,19 @@ class StackDecoding:
         if self._state is not None:
             self._state.crop(length)
         if self._ids is not None:
-            prompt = 0 if self._prompt_vectors is None else self._prompt_vectors.shape[1]
+            prompt = 0 if self._vectors is None else self._vectors.shape[1]
             self._ids = self._ids[:, : max(length - prompt, 0)]
 
 
 def _for_rows(tensor: Tensor | None, rows_per_source: int) -> Tensor | None:
     if tensor is None or rows_per_source == 1:
         return tensor
-    return tensor.repeat_interleave(rows_per_source, dim=0)
+    return _repeated(tensor, rows_per_source)
+
+
+def _repeated(tensor: Tensor, rows: int) -> Tensor:
+    return tensor.repeat_interleave(rows, dim=0)
+
+
+def _all_repeated(tensors: tuple[Tensor, ...] | None, rows: int) -> tuple[Tensor, ...] | None:
+    return None if tensors is None else tuple(_repeated(tensor, rows) for tensor in tensors)
