@@ -30,6 +30,8 @@ _NAMES = {
         MegaForCausalLM MegaForMaskedLM MegaForSequenceClassification MegaForMultipleChoice
         MegaForTokenClassification MegaForQuestionAnswering
     """,
+    "models.phimoe": "PhimoeConfig PhimoeModel",
+    "models.phimoe_heads": "PhimoeForCausalLM PhimoeForSequenceClassification",
     "models.bert_generation": "BertGenerationConfig BertGenerationEncoder BertGenerationDecoder",
     "models.encoder_decoder": "EncoderDecoderConfig EncoderDecoderModel",
     "models.auto": """

@@ -54,6 +54,10 @@ from .models.mvp import MvpForConditionalGeneration as MvpForConditionalGenerati
 from .models.mvp import MvpForQuestionAnswering as MvpForQuestionAnswering
 from .models.mvp import MvpForSequenceClassification as MvpForSequenceClassification
 from .models.mvp import MvpModel as MvpModel
+from .models.phimoe import PhimoeConfig as PhimoeConfig
+from .models.phimoe import PhimoeModel as PhimoeModel
+from .models.phimoe_heads import PhimoeForCausalLM as PhimoeForCausalLM
+from .models.phimoe_heads import PhimoeForSequenceClassification as PhimoeForSequenceClassification
 from .pipelines import pipeline as pipeline
 from .tokenization import AutoTokenizer as AutoTokenizer
 from .tokenization import BertGenerationTokenizer as BertGenerationTokenizer

@@ -51,6 +51,10 @@ MODULES: dict[str, str] = {
     "up": "to the inner width: fc1, wi, wi_1, w3, prompt_trans.0",
     "gate": "to the inner width, through the activation: wi_0, w1",
     "down": "back: fc2, wo, w2, prompt_trans.2",
+    # inside a mixture of experts
+    "router": "chooses the experts of a token",
+    "scores": "of the experts: block_sparse_moe.gate, mlp.router",
+    "experts": "stacks of their matrices, with the parts of a feed-forward block: experts.0, experts.1 …",
     # norms, each named after what it belongs to
     "norm": "of an input embedding: layernorm_embedding",
     "self_attention_norm": "self_attn_layer_norm, layer.0.layer_norm",
@@ -64,7 +68,7 @@ MODULES: dict[str, str] = {
     "enc_to_dec_proj": "from the encoder's width to the decoder's",
     # heads
     "lm_head": "scores of tokens: lm_head",
-    "classification_head": "scores of a text's labels: classification_head, classifier",
+    "classification_head": "scores of a text's labels: classification_head, classifier, score",
     "token_head": "scores of each token's labels: classifier",
     "span_head": "scores of an answer's ends: qa_outputs",
     "choice_head": "the score of one of several texts: classifier",

@@ -203,3 +203,38 @@ class QuestionAnsweringModelOutput(ModelOutput):
     end_logits: Tensor | None = None
     hidden_states: Tensors | None = None
     attentions: Tensors | None = None
+
+
+@dataclass
+class MoeModelOutputWithPast(ModelOutput):
+    """The result of a body with mixtures of experts; router_logits [B · L, experts] one tensor a layer."""
+
+    last_hidden_state: Tensor
+    past_key_values: DecodingState | None = None
+    hidden_states: Tensors | None = None
+    attentions: Tensors | None = None
+    router_logits: Tensors | None = None
+
+
+@dataclass
+class MoeCausalLMOutputWithPast(ModelOutput):
+    """Scores of the next token, logits [B, L, V]; aux_loss says how unevenly the experts were used."""
+
+    loss: Tensor | None = None
+    aux_loss: Tensor | None = None
+    logits: Tensor | None = None
+    past_key_values: DecodingState | None = None
+    hidden_states: Tensors | None = None
+    attentions: Tensors | None = None
+    router_logits: Tensors | None = None
+
+
+@dataclass
+class SequenceClassifierOutputWithPast(ModelOutput):
+    """Scores of the labels of a sequence that a decoder has read, logits [B, labels]."""
+
+    loss: Tensor | None = None
+    logits: Tensor | None = None
+    past_key_values: DecodingState | None = None
+    hidden_states: Tensors | None = None
+    attentions: Tensors | None = None

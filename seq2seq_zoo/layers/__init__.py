@@ -4,10 +4,10 @@ Nothing here knows a config, a checkpoint or a tokenizer; parts receive numbers 
 order:
 
     activations, norms, feed_forward        small things
-    positions, masks, prefix                what attention is told
+    positions, rotary, masks, prefix        what attention is told
     router, experts                         feed-forward blocks of which each token uses a part
     attention, state                        who looks at whom, and what is remembered between steps
-    embedding, transformer                  from ids through a stack of layers
+    embedding, transformer, rotary_stack    from ids through a stack of layers
     ema, chunks                             MEGA's moving average; long sequences in pieces
     gated_attention, gated_layer            MEGA's attention, and its layer on the same stack
     heads                                   from hidden vectors to answers and losses

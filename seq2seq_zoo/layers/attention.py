@@ -156,10 +156,9 @@ class Attention(nn.Module):
 
         mask bool [B or 1, 1, L or 1, P + S] and bias [B or 1, H, L or 1, P + S] broadcast over the scores.
         `rotation` turns queries and keys, in self-attention. `state` brings the keys and values of earlier
-        steps and keeps the new ones. Where memory (or its
-        state) has fewer rows than x, each of its rows serves as many consecutive rows of x, and so does each
-        row of mask and bias. `head_mask` [H] scales what each head has mixed, and its weights: 0 takes the
-        head out.
+        steps and keeps the new ones. Where memory (or its state) has fewer rows than x, each of its rows
+        serves as many consecutive rows of x, and so does each row of mask and bias. `head_mask` [H] scales
+        what each head has mixed, and its weights: 0 takes the head out.
         """
         query = self._heads(self.query(x), self.heads)  # [B, L, D] → [B, H, L, E]
         if isinstance(state, SourceKeyValues) and state.held is not None:

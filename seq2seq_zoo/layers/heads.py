@@ -53,6 +53,15 @@ def shift_right(labels: Tensor, *, start: int, padding: int) -> Tensor:
     return shifted.masked_fill(shifted == -100, padding)
 
 
+def kept_positions(x: Tensor, keep: int | Tensor) -> Tensor:
+    """The positions of x [B, L, D] to score: the last `keep` (0: all), or those `keep` names."""
+    if isinstance(keep, Tensor):
+        return x[:, keep]
+    if keep < 0:
+        raise ValueError(f"logits_to_keep is {keep}; it must be at least 0")
+    return x[:, -keep:] if keep else x
+
+
 def check_labels(labels: Tensor, count: int) -> None:
     """Raise ValueError for labels that are no whole numbers, or neither in 0 … count - 1 nor -100."""
     if labels.dtype not in (torch.int64, torch.int32):

@@ -131,6 +131,19 @@ class GrowingKeyValues:
         """Forget all tokens but the first `length`."""
         self.length = min(self.length, length)
 
+    def replace(self, rows: Tensor, keys: Tensor, values: Tensor) -> None:
+        """Hold other keys and values [len(rows), H, P + length, E] for the rows named; there must be some."""
+        assert self._keys is not None
+        assert self._values is not None
+        if self._may_overwrite(self._keys):
+            end = self._prefix + self.length
+            self._keys[rows, :, :end], self._values[rows, :, :end] = keys, values
+            return
+        held_keys, held_values = self.tokens()
+        self._own = False
+        self._keys = held_keys.index_copy(0, rows, keys)
+        self._values = held_values.index_copy(0, rows, values)
+
 
 class SourceKeyValues:
     """Keys and values [sources, H, P + S, E] of a cross-attention, filled by the first pass."""

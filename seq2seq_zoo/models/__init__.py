@@ -9,6 +9,7 @@ mt5, mvp                    two encoder-decoders
 bert_generation             a stack that can be either half, and
 encoder_decoder             any two halves joined
 mega, mega_heads            gated attention over a moving average, and its heads
+phimoe, phimoe_heads        a mixture of experts, and its heads
 
 families, auto              which class a checkpoint's config.json asks for
 """

@@ -40,6 +40,8 @@ from .mvp import (
     MvpForSequenceClassification,
     MvpModel,
 )
+from .phimoe import PhimoeConfig, PhimoeModel
+from .phimoe_heads import PhimoeForCausalLM, PhimoeForSequenceClassification
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,11 @@ FAMILIES: tuple[Family, ...] = (
             "QuestionAnswering": MegaForQuestionAnswering,
         },
         encoder=MegaModel,
+    ),
+    Family(
+        PhimoeConfig,
+        PhimoeModel,
+        {"CausalLM": PhimoeForCausalLM, "SequenceClassification": PhimoeForSequenceClassification},
     ),
     Family(
         BertGenerationConfig,

@@ -29,7 +29,7 @@ from ..layers.activations import ACTIVATIONS
 from ..layers.attention import Attention
 from ..layers.embedding import InputEmbedding
 from ..layers.feed_forward import FeedForward
-from ..layers.heads import ClassificationHead, token_loss
+from ..layers.heads import ClassificationHead, kept_positions, token_loss
 from ..layers.norms import LayerNorm
 from ..layers.positions import LearnedPositions
 from ..layers.prefix import PrefixPrompt
@@ -512,12 +512,3 @@ class MvpForCausalLM(Writes):
             memory=inputs.get("encoder_hidden_states"),
             memory_mask=inputs.get("encoder_attention_mask"),
         )
-
-
-def kept_positions(x: Tensor, keep: int | Tensor) -> Tensor:
-    """The positions of x [B, L, D] to score: the last `keep` (0: all), or those `keep` names."""
-    if isinstance(keep, Tensor):
-        return x[:, keep]
-    if keep < 0:
-        raise ValueError(f"logits_to_keep is {keep}; it must be at least 0")
-    return x[:, -keep:] if keep else x

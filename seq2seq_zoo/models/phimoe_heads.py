@@ -1,0 +1,216 @@
+"""PhiMoE with a head: one that writes, and one that labels a text by its last token (`phimoe`)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from ..layers.heads import classification_loss, kept_positions, next_token_loss
+from ..layers.masks import padding_mask
+from ..layers.rotary_stack import real_positions
+from ..layers.router import load_balancing_loss
+from ..layers.state import DecodingState
+from ..outputs import MoeCausalLMOutputWithPast, MoeModelOutputWithPast, SequenceClassifierOutputWithPast
+from .arguments import as_returned, either
+from .base import Writes
+from .decoding import StackDecoding
+from .phimoe import Phimoe, PhimoeConfig, PhimoeModel
+
+
+class PhimoeForCausalLM(Phimoe, Writes):
+    """PhiMoE that writes: scores of the next token, logits = x Wᵀ, with a bias on request."""
+
+    head = "lm_head.{p} -> lm_head.{p}"
+    generation_inputs: ClassVar[frozenset[str]] = frozenset(
+        {"input_ids", "attention_mask", "position_ids", "inputs_embeds"}
+    )
+    is_encoder_decoder: ClassVar[bool] = False
+
+    def __init__(self, config: PhimoeConfig) -> None:
+        super().__init__(config)
+        self.model = PhimoeModel(config)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=config.lm_head_bias)
+        self._initialise_own_parts()
+        self.tie_weights()
+
+    def get_input_embeddings(self) -> nn.Embedding:
+        return self.model.get_input_embeddings()
+
+    def get_output_embeddings(self) -> nn.Linear:
+        return self.lm_head
+
+    def scores(self, x: Tensor) -> Tensor:
+        """Hidden vectors [..., D] → scores of the next token [..., V]."""
+        return self.lm_head(x)  # type: ignore[no-any-return]
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: DecodingState | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        use_cache: bool | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        output_router_logits: bool | None = None,
+        logits_to_keep: int | Tensor = 0,
+        return_dict: bool | None = None,
+    ) -> Any:
+        """As the model without a head, with logits [B, L, V] → MoeCausalLMOutputWithPast.
+
+        labels int64 [B, L], usually input_ids themselves: the scores at each position are compared with the
+        label at the next, so labels are not to be shifted; -100 does not count. With output_router_logits
+        there is an aux_loss, by which the experts of all layers are used evenly (padding does not count), and
+        router_aux_loss_coef times it is part of the loss. logits_to_keep scores only the last so many
+        positions (0: all), or those a tensor names; labels need all.
+        """
+        if labels is not None and not (isinstance(logits_to_keep, int) and logits_to_keep == 0):
+            raise ValueError("labels need the scores of all positions; logits_to_keep must be 0 with them")
+        body: MoeModelOutputWithPast = self.model(
+            input_ids,
+            attention_mask,
+            position_ids,
+            past_key_values,
+            inputs_embeds,
+            use_cache,
+            output_attentions,
+            output_hidden_states,
+            output_router_logits,
+            return_dict=True,
+        )
+        logits = self.scores(kept_positions(body.last_hidden_state, logits_to_keep))
+        loss = None if labels is None else next_token_loss(logits, labels)
+        aux_loss = None
+        if body.router_logits is not None:
+            aux_loss = load_balancing_loss(
+                body.router_logits, top_k=self.config.num_experts_per_tok, attention_mask=attention_mask
+            )
+            loss = None if loss is None else loss + self.config.router_aux_loss_coef * aux_loss
+        output = MoeCausalLMOutputWithPast(
+            loss,
+            aux_loss,
+            logits,
+            body.past_key_values,
+            body.hidden_states,
+            body.attentions,
+            body.router_logits,
+        )
+        return as_returned(output, either(return_dict, self.config.return_dict))
+
+    @property
+    def max_positions(self) -> int:
+        """The longest sequence that the model is meant for."""
+        return int(self.config.max_position_embeddings)
+
+    def begin_decoding(
+        self,
+        inputs: Mapping[str, Any],
+        *,
+        rows_per_source: int,
+        capacity: int,
+        use_cache: bool,
+        output_attentions: bool = False,
+        output_hidden_states: bool = False,
+    ) -> StackDecoding:
+        """Make ready to continue `rows_per_source` texts for each row of the prompt.
+
+        Where no position_ids are given, the first real token of a prompt stands at position 0, so that a
+        prompt padded on the left is continued as it would be alone.
+        """
+        positions = inputs.get("position_ids")
+        real = padding_mask(inputs.get("attention_mask"))
+        if positions is None and real is not None:
+            positions = real_positions(real)
+        return StackDecoding(
+            self.model.stack,
+            self.scores,
+            rows_per_source=rows_per_source,
+            capacity=capacity,
+            use_cache=use_cache,
+            prompt_mask=inputs.get("attention_mask"),
+            prompt_positions=positions,
+            prompt_vectors=inputs.get("inputs_embeds"),
+        )
+
+
+class PhimoeForSequenceClassification(Phimoe):
+    """PhiMoE that labels a text from its last real token."""
+
+    head = "score.{p} -> classification_head.{p}"
+
+    def __init__(self, config: PhimoeConfig) -> None:
+        super().__init__(config)
+        self.model = PhimoeModel(config)
+        self.classification_head = nn.Linear(config.hidden_size, config.num_labels, bias=False)
+        self._initialise_own_parts()
+
+    def get_input_embeddings(self) -> nn.Embedding:
+        return self.model.get_input_embeddings()
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: DecodingState | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        use_cache: bool | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> Any:
+        """input_ids [B, L] → SequenceClassifierOutputWithPast with logits [B, labels].
+
+        A row's last real token is the last that is neither masked nor pad_token_id, with padding on either
+        side. Several rows need one of the two. labels: int64 [B] (one of num_labels), float [B] (regression,
+        num_labels 1) or float [B, num_labels] (each label on its own); config.problem_type says which, or
+        their dtype does.
+        """
+        last = self._last_real(input_ids, attention_mask, inputs_embeds)
+        body: MoeModelOutputWithPast = self.model(
+            input_ids,
+            attention_mask,
+            position_ids,
+            past_key_values,
+            inputs_embeds,
+            use_cache,
+            output_attentions,
+            output_hidden_states,
+            output_router_logits=False,
+            return_dict=True,
+        )
+        x = body.last_hidden_state
+        logits = self.classification_head(x[torch.arange(x.shape[0], device=x.device), last])
+        loss = None if labels is None else classification_loss(logits, labels, self.config.problem_type)
+        output = SequenceClassifierOutputWithPast(
+            loss, logits, body.past_key_values, body.hidden_states, body.attentions
+        )
+        return as_returned(output, either(return_dict, self.config.return_dict))
+
+    def _last_real(
+        self, ids: Tensor | None, attention_mask: Tensor | None, vectors: Tensor | None
+    ) -> Tensor | int:
+        """The column of each row's last real token, [B], or -1 if it is the last of all."""
+        pad = self.config.pad_token_id
+        given = vectors if ids is None else ids
+        if given is None:  # the model refuses this
+            return -1
+        real = None if ids is None or pad is None else ids != pad
+        if attention_mask is not None and attention_mask.dim() == 2:
+            attended = attention_mask[:, -given.shape[1] :] != 0
+            real = attended if real is None else attended & real
+        if real is None:
+            if ids is not None and ids.shape[0] != 1:
+                raise ValueError(
+                    f"input_ids have {ids.shape[0]} rows, and pad_token_id is None; to find a row's last "
+                    "token, the config must have a pad_token_id, or attention_mask must be given"
+                )
+            return -1
+        at = torch.arange(real.shape[1], device=real.device)
+        return torch.where(real, at, 0).amax(1)
