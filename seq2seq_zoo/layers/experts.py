@@ -1,20 +1,22 @@
 """A mixture of experts: a feed-forward block of which every token uses a small part (Shazeer et al. 2017,
 arXiv:1701.06538).
 
-    x ─ router ─→ two experts and weights for each token
-      └ sorted by expert: expert 0's tokens, expert 1's tokens, …
+    x ─ router ─→ for each token, experts and weights
+      └ a copy for each choice, sorted by expert
 
-        one expert, as a GatedFeedForward:      ─┬─ gate ─ activation ─┐
-                                                 └─ up ────────────── (×) ─ down ─
+           0 0 0 | 1 | 3 3        three tokens chose expert 0, one 1, none 2, two 3
+           ─┬─ gate ─ activation ─┐
+            └─ up ────────────── (×) ─ down ─        each group by the matrices of its own expert
 
-      └ in the tokens' order again: y = weight₁ · expert₁(x) + weight₂ · expert₂(x)
+      └ sorted back: y = Σ weight · (what the chosen expert made of x)
 
-The experts' matrices lie in stacks, [experts, …]; a product reads the rows of one expert, and those of an
-expert that no token has chosen are not read at all. So a single token costs as much as two experts.
+The experts' matrices lie in stacks, [N, …]; those of an expert that no token has chosen are not read. So a
+single token costs as much as the experts it has chosen.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -24,24 +26,44 @@ from torch import Tensor, nn
 from .activations import Activation
 from .router import SparseMixer
 
+LARGEST = 256.0
+"""What hidden numbers are brought down to in float16, so that neither they nor the sums of their products
+with a matrix leave its range."""
+
+
+class Group(NamedTuple):
+    """The rows from `start` to `stop` are `expert`'s."""
+
+    expert: int
+    start: int
+    stop: int
+
 
 class StackedLinear(nn.Module):
-    """As many linear maps without bias as there are experts: weight [experts, outs, ins]."""
+    """A linear map without bias for each expert: weight [N, outs, ins].
+
+    x [n, ins], sorted into groups → [n, outs], row by row with the matrix of the group's expert.
+    """
 
     def __init__(self, experts: int, ins: int, outs: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(experts, outs, ins))
         nn.init.normal_(self.weight, std=ins**-0.5)
 
+    def forward(self, x: Tensor, groups: Sequence[Group]) -> Tensor:
+        # The gradient of weight[i] is as large as the whole stack; unbind makes one for all i together.
+        matrices = self.weight.unbind() if torch.is_grad_enabled() else self.weight
+        return torch.cat([F.linear(x[start:stop], matrices[expert]) for expert, start, stop in groups])
+
 
 class Experts(nn.Module):
     """N gated feed-forward blocks, and for each token those it has chosen.
 
-    y = Σ_k weights_k · down_e(a(gate_e(x)) ⊙ up_e(x)),  e = chosen_k
-    (Shazeer 2020, arXiv:2002.05202, equations 5-6, for each expert; Shazeer et al. 2017, arXiv:1701.06538,
-    equation 1, for the sum)
+    y = Σ_k weight_k · down_e(a(gate_e(x)) ⊙ up_e(x)),  e = chosen_k
+    (Shazeer et al. 2017, arXiv:1701.06538, equation 1; Shazeer 2020, arXiv:2002.05202, equation 5)
 
-    x [T, D], chosen int64 [T, k], weights [T, k] → y [T, D]; no expert may be chosen twice by a token.
+    x [T, D], chosen int64 [T, k], weights [T, k] → y [T, D]. From float16 it comes in float32, as from every
+    gated block.
     """
 
     def __init__(self, width: int, hidden: int, experts: int, activation: Activation) -> None:
@@ -52,25 +74,39 @@ class Experts(nn.Module):
         self.activation = activation
 
     def forward(self, x: Tensor, chosen: Tensor, weights: Tensor) -> Tensor:
-        choices = chosen.flatten()  # number t · k + i: the i-th choice of token t
-        order = choices.argsort(stable=True)
-        counts = choices.bincount(minlength=self.gate.weight.shape[0]).tolist()
-        sorted_x = x[order // chosen.shape[1]]
-        gates, ups, downs = (part.weight.unbind() for part in (self.gate, self.up, self.down))
-        made = []
-        for expert, rows in enumerate(torch.split(sorted_x, counts)):
-            if rows.shape[0]:
-                made.append(self._apply_one(rows, gates[expert], ups[expert], downs[expert]))
-        if not made:
+        tokens, k = chosen.shape
+        if tokens == 0:
             return x
+        if tokens == 1:  # a step of decoding: there is nothing to sort
+            groups = [Group(expert, i, i + 1) for i, expert in enumerate(chosen[0].tolist())]
+            return (weights[0, :, None] * self.run(x.expand(k, -1), groups)).sum(0, keepdim=True)
+        order, groups = _sorted(chosen)
+        made = self.run(x[order // k], groups)
         back = torch.empty_like(order)
         back[order] = torch.arange(order.shape[0], device=order.device)
-        y = torch.cat(made)[back].view(*chosen.shape, -1)  # [T · k, D], by expert → [T, k, D]
-        return (weights.unsqueeze(-1) * y).sum(1)
+        made = made[back].view(tokens, k, -1)  # [T · k, D], by expert → [T, k, D]
+        return (weights[:, :, None] * made).sum(1)
 
-    def _apply_one(self, x: Tensor, gate: Tensor, up: Tensor, down: Tensor) -> Tensor:
-        """One expert, with its three matrices, on its tokens: [n, D] → [n, D]."""
-        return F.linear(self.activation(F.linear(x, gate)) * F.linear(x, up), down)
+    def run(self, x: Tensor, groups: Sequence[Group]) -> Tensor:
+        """Each row by its group's expert: x [n, D] → [n, D]."""
+        gate, up = self.gate(x, groups), self.up(x, groups)  # [n, D] → [n, F]
+        if gate.dtype != torch.float16:
+            return self.down(self.activation(gate) * up, groups)  # type: ignore[no-any-return]
+        hidden = self.activation(gate.float()) * up.float()
+        part = (hidden.detach().abs().amax(-1, keepdim=True) / LARGEST).clamp(min=1.0)
+        return self.down((hidden / part).half(), groups).float() * part  # type: ignore[no-any-return]
+
+
+def _sorted(chosen: Tensor) -> tuple[Tensor, list[Group]]:
+    """The order that sorts the choices, numbered t · k + i for the i-th of token t, by expert; and the groups
+    that they are in then."""
+    choices = chosen.flatten()
+    groups, start = [], 0
+    for expert, count in enumerate(choices.bincount().tolist()):
+        if count:
+            groups.append(Group(expert, start, start + count))
+            start += count
+    return choices.argsort(stable=True), groups
 
 
 class Mixed(NamedTuple):
