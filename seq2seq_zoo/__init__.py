@@ -41,7 +41,7 @@ _NAMES = {
     """,
     "tokenization": """
         MvpTokenizer MvpTokenizerFast RobertaTokenizer MT5Tokenizer MT5TokenizerFast BertGenerationTokenizer
-        BertTokenizer BertTokenizerFast AutoTokenizer
+        BertTokenizer BertTokenizerFast LlamaTokenizerFast PreTrainedTokenizerFast AutoTokenizer
     """,
     "generation": """
         GenerationConfig LogitsProcessor LogitsProcessorList StoppingCriteria StoppingCriteriaList

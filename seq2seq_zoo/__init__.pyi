@@ -63,10 +63,12 @@ from .tokenization import AutoTokenizer as AutoTokenizer
 from .tokenization import BertGenerationTokenizer as BertGenerationTokenizer
 from .tokenization import BertTokenizer as BertTokenizer
 from .tokenization import BertTokenizerFast as BertTokenizerFast
+from .tokenization import LlamaTokenizerFast as LlamaTokenizerFast
 from .tokenization import MT5Tokenizer as MT5Tokenizer
 from .tokenization import MT5TokenizerFast as MT5TokenizerFast
 from .tokenization import MvpTokenizer as MvpTokenizer
 from .tokenization import MvpTokenizerFast as MvpTokenizerFast
+from .tokenization import PreTrainedTokenizerFast as PreTrainedTokenizerFast
 from .tokenization import RobertaTokenizer as RobertaTokenizer
 
 __version__: str

@@ -15,8 +15,9 @@ from .base import Tokenizer
 from .bert import BertTokenizer, BertTokenizerFast
 from .bert_generation import BertGenerationTokenizer
 from .byte_level_bpe import MvpTokenizer, MvpTokenizerFast
-from .files import CONFIG, Place
+from .files import CONFIG, TOKENIZER, Place
 from .t5 import MT5Tokenizer, MT5TokenizerFast
+from .tokenizer_json import LlamaTokenizerFast, PreTrainedTokenizerFast, TokenizersBackend
 
 
 class _Family(NamedTuple):
@@ -28,6 +29,8 @@ _BYTE_LEVEL_BPE = _Family(MvpTokenizer, MvpTokenizerFast)
 _T5 = _Family(MT5Tokenizer, MT5TokenizerFast)
 _BERT = _Family(BertTokenizer, BertTokenizerFast)
 _BERT_GENERATION = _Family(BertGenerationTokenizer, BertGenerationTokenizer)
+_LLAMA = _Family(LlamaTokenizerFast, LlamaTokenizerFast)
+_FILE = _Family(TokenizersBackend, TokenizersBackend)
 
 CLASSES = {
     "BartTokenizer": _BYTE_LEVEL_BPE,
@@ -37,6 +40,7 @@ CLASSES = {
     "T5Tokenizer": _T5,
     "BertTokenizer": _BERT,
     "BertGenerationTokenizer": _BERT_GENERATION,
+    "LlamaTokenizer": _LLAMA,
 }
 """tokenizer_class, without a final "Fast" → classes."""
 
@@ -49,6 +53,7 @@ MODEL_TYPES = {
     "t5": _T5,
     "bert": _BERT,
     "bert-generation": _BERT_GENERATION,
+    "phimoe": _LLAMA,
 }
 """model_type of config.json → classes."""
 
@@ -56,11 +61,16 @@ VOCABULARIES = {
     ("vocab.json", "merges.txt"): _BYTE_LEVEL_BPE,
     ("spiece.model",): _T5,
     ("vocab.txt",): _BERT,
+    (TOKENIZER,): _FILE,
 }
 """Vocabulary files → classes."""
 
-# Names that say which library reads a tokenizer.json and nothing about the family.
-_GENERIC = ("PreTrainedTokenizer", "TokenizersBackend")
+# Names that say which library reads a tokenizer.json and nothing about the family. Where the family's class
+# would do nothing but read that file, they name the class.
+_GENERIC = {
+    "PreTrainedTokenizer": _Family(PreTrainedTokenizerFast, PreTrainedTokenizerFast),
+    "TokenizersBackend": _FILE,
+}
 
 
 class AutoTokenizer:
@@ -96,6 +106,7 @@ class AutoTokenizer:
 
 def _family(place: Place) -> tuple[_Family, bool]:
     config = place.json("config.json")
+    generic: _Family | None = None
     for source in (place.json(CONFIG), config):
         name = source.get("tokenizer_class")
         if name is None:
@@ -106,15 +117,19 @@ def _family(place: Place) -> tuple[_Family, bool]:
         if plain not in _GENERIC:
             raise TokenizerError(
                 f"{os.fspath(place.where)}: tokenizer_class is {name!r}; known are {', '.join(CLASSES)}, "
-                "each also with Fast"
+                f"each also with Fast, {' and '.join(_GENERIC)}"
             )
+        generic = generic or _GENERIC[plain]
     model_type = config.get("model_type")
     if model_type == "encoder-decoder":
         # The text that a user writes is for the encoder.
         encoder = config.get("encoder")
         model_type = encoder.get("model_type") if isinstance(encoder, dict) else None
-    if model_type in MODEL_TYPES:
-        return MODEL_TYPES[model_type], False
+    family = MODEL_TYPES.get(str(model_type))
+    if family is not None and (generic is None or family is not _LLAMA):
+        return family, False
+    if generic is not None and place.path(TOKENIZER) is not None:
+        return generic, True
     if model_type is not None:
         raise TokenizerError(
             f"{os.fspath(place.where)}: no tokenizer is known for model_type {model_type!r}; known are "

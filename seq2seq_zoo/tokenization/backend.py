@@ -279,8 +279,9 @@ def _encode_texts(backend: tokenizers.Tokenizer, texts: list[Any], options: Enco
         raise
 
 
-def read_backend(path: str | os.PathLike[str], model: str) -> tokenizers.Tokenizer:
-    """The tokenizer of a tokenizer.json; TokenizerError if it is damaged or its model is of another type."""
+def read_backend(path: str | os.PathLike[str], model: str | None = None) -> tokenizers.Tokenizer:
+    """The tokenizer of a tokenizer.json; TokenizerError if it is damaged or its model is of another type than
+    `model`."""
     try:
         backend = tokenizers.Tokenizer.from_buffer(files.read_bytes(path))
     except TokenizerError:
@@ -288,7 +289,7 @@ def read_backend(path: str | os.PathLike[str], model: str) -> tokenizers.Tokeniz
     except Exception as error:  # the library raises nothing more specific
         raise TokenizerError(f"{os.fspath(path)} is no valid tokenizer file: {error}") from error
     found = type(backend.model).__name__
-    if found != model:
+    if model is not None and found != model:
         raise TokenizerError(f"{os.fspath(path)} holds a {found} model; this tokenizer needs {model}")
     return backend
 

@@ -4,6 +4,7 @@
     tokenize, convert_…                     text ↔ tokens ↔ ids
     decode, batch_decode                    ids → text
     pad, prepare_for_model                  ids → ids of the wanted length
+    apply_chat_template                     conversations → BatchEncoding (see `chat`)
     from_pretrained, save_pretrained        files (see `pretrained`)
 
 A subclass says how texts become ids (`_encode`, `_encode_batch`), how ids become text (`_decode`), what its
@@ -19,10 +20,10 @@ from typing import Any, ClassVar, Literal, TypeAlias, overload
 from seq2seq_zoo.errors import TokenizerError
 
 from . import files
+from .chat import ChatTokens
 from .encoding import BatchEncoding
 from .lengths import Tokens, assemble, pad_encoded, padding_id
 from .options import NO_LIMIT, EncodeOptions, Lengths
-from .pretrained import PretrainedTokens
 from .special_tokens import ROLES, Token
 
 Text: TypeAlias = str | Sequence[str] | Sequence[int]
@@ -48,7 +49,7 @@ class _Side:
         tokenizer.__dict__[self.name] = side
 
 
-class Tokenizer(PretrainedTokens):
+class Tokenizer(ChatTokens):
     """What every tokenizer can do; families subclass PieceTokenizer or BackendTokenizer.
 
     `settings` that no argument takes are kept and saved again: tokenizer_config.json carries keys of many
@@ -56,8 +57,6 @@ class Tokenizer(PretrainedTokens):
     """
 
     options_class: ClassVar[type[EncodeOptions]] = EncodeOptions
-    is_fast: ClassVar[bool]
-    """Whether the whole line from text to ids runs inside `tokenizers`."""
 
     padding_side = _Side()
     """Where padding goes."""
@@ -75,6 +74,7 @@ class Tokenizer(PretrainedTokens):
         clean_up_tokenization_spaces: bool | None = False,
         split_special_tokens: bool = False,
         model_input_names: list[str] | None = None,
+        chat_template: str | dict[str, str] | list[dict[str, str]] | None = None,
         name_or_path: str = "",
         **settings: Any,
     ) -> None:
@@ -88,6 +88,7 @@ class Tokenizer(PretrainedTokens):
         self.clean_up_tokenization_spaces = bool(clean_up_tokenization_spaces)
         self.split_special_tokens = split_special_tokens
         self.model_input_names = list(model_input_names or type(self).model_input_names)
+        self.chat_template = chat_template
         self.name_or_path = name_or_path
         self._other_settings = settings
 

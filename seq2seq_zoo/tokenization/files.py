@@ -3,6 +3,8 @@
     tokenizer_config.json     settings, special tokens, and (4.x) all added tokens with their ids
     special_tokens_map.json   special tokens once more (4.x)
     added_tokens.json         added tokens beyond the vocabulary: text → id (4.x, Python tokenizers)
+    chat_template.jinja       the chat template; older files have it in tokenizer_config.json
+    additional_chat_templates/NAME.jinja   further ones, where there are several
     tokenizer.json            everything, for `tokenizers`; the only vocabulary file of 5.x
     vocab.json, merges.txt    byte-level BPE
     spiece.model              sentencepiece
@@ -41,6 +43,7 @@ CONFIG, SPECIAL_TOKENS_MAP, ADDED_TOKENS = (
     "added_tokens.json",
 )
 TOKENIZER = "tokenizer.json"
+CHAT_TEMPLATE, FURTHER_TEMPLATES = "chat_template.jinja", "additional_chat_templates"
 
 _FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
 
@@ -119,6 +122,13 @@ def read_bytes(path: str | os.PathLike[str]) -> bytes:
     return content
 
 
+def _read_text(path: Path) -> str:
+    try:
+        return read_bytes(path).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise TokenizerError(f"{path} is no UTF-8 text: {error}") from error
+
+
 def read_settings(place: Place, overrides: dict[str, Any]) -> dict[str, Any]:
     """Constructor arguments: what the files say, with `overrides` on top, and the added tokens by id."""
     config = place.json(CONFIG)
@@ -131,7 +141,7 @@ def read_settings(place: Place, overrides: dict[str, Any]) -> dict[str, Any]:
         described = _tokens_of_json(place)
         added = {**_tokens_beyond_vocabulary(place, {**settings, **overrides}), **described}
 
-    settings |= overrides
+    settings |= _chat_templates(place) | overrides
     # transformers 5.x renamed the list of additional tokens; 4.x used the new name for a dict of further
     # roles.
     extra = settings.pop("extra_special_tokens", None)
@@ -145,6 +155,17 @@ def read_settings(place: Place, overrides: dict[str, Any]) -> dict[str, Any]:
         if isinstance(token, str) or (isinstance(token, AddedToken) and role not in overrides):
             settings[role] = known.get(text_of(token), token)
     return {**settings, "added_tokens_decoder": added}
+
+
+def _chat_templates(place: Place) -> dict[str, Any]:
+    """The templates that have files of their own; where there are any, they are all."""
+    path = place.path(CHAT_TEMPLATE)
+    folder = (path or place.path(CONFIG) or place.path(TOKENIZER) or Path(CONFIG)).parent / FURTHER_TEMPLATES
+    found = {} if path is None else {"default": _read_text(path)}
+    found |= {other.stem: _read_text(other) for other in sorted(folder.glob("*.jinja"))}
+    if found.keys() == {"default"}:
+        return {"chat_template": found["default"]}
+    return {"chat_template": found} if found else {}
 
 
 def _special_tokens_map(place: Place, settings: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
@@ -245,6 +266,10 @@ def config_of(tokenizer: Tokenizer) -> dict[str, Any]:
         "tokenizer_class": tokenizer.saved_class_name,
         "truncation_side": tokenizer.truncation_side,
     }
+    if isinstance(tokenizer.chat_template, dict):  # a single one has a file of its own
+        config["chat_template"] = [
+            {"name": name, "template": text} for name, text in tokenizer.chat_template.items()
+        ]
     if tokenizer.split_special_tokens:
         config["split_special_tokens"] = True
     if tokenizer.model_input_names != type(tokenizer).model_input_names:
@@ -313,6 +338,8 @@ class Replacing:
         if self._remove_others:
             for name in _ALL_FILES - set(self._names):
                 (self._folder / (self._prefix + name)).unlink(missing_ok=True)
+            for path in (self._folder / FURTHER_TEMPLATES).glob("*.jinja"):
+                path.unlink()
         self.paths = tuple(str(self._folder / (self._prefix + name)) for name in self._names)
 
     def write(self, name: str, content: bytes) -> None:
@@ -327,4 +354,4 @@ class Replacing:
 
 
 _VOCABULARIES = {"vocab.json", "merges.txt", "spiece.model", "vocab.txt"}
-_ALL_FILES = {CONFIG, SPECIAL_TOKENS_MAP, ADDED_TOKENS, TOKENIZER, *_VOCABULARIES}
+_ALL_FILES = {CONFIG, SPECIAL_TOKENS_MAP, ADDED_TOKENS, TOKENIZER, CHAT_TEMPLATE, *_VOCABULARIES}

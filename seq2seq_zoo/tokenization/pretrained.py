@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from tokenizers import AddedToken
 
+from seq2seq_zoo.hub import Pushable, options_of_push, push_folder
+
 from . import files
 from .special_tokens import SpecialTokens, text_of
 
@@ -15,7 +17,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 
-class PretrainedTokens(SpecialTokens):
+class PretrainedTokens(SpecialTokens, Pushable):
     """A vocabulary, its added and its special tokens, to and from files."""
 
     vocab_files_names: ClassVar[dict[str, str]]
@@ -83,16 +85,26 @@ class PretrainedTokens(SpecialTokens):
         return cls(**settings)
 
     def save_pretrained(
-        self, save_directory: str | os.PathLike[str], filename_prefix: str | None = None
+        self,
+        save_directory: str | os.PathLike[str],
+        filename_prefix: str | None = None,
+        *,
+        push_to_hub: bool = False,
+        **push_options: Any,
     ) -> tuple[str, ...]:
         """Write the tokenizer's files as transformers 4.x does, which 5.x reads too; returns their paths.
 
         Each file is replaced in one step, and files of an earlier tokenizer in the same folder are removed.
+        With push_to_hub they are uploaded, under the options of the method push_to_hub and repo_id, without
+        which the repository is called as the directory.
         """
+        push = options_of_push(self, save_directory, push_to_hub, push_options)
         with files.Replacing(save_directory, filename_prefix) as folder:
             folder.write_json(files.CONFIG, self._config())
             folder.write_json(files.SPECIAL_TOKENS_MAP, files.special_tokens_map_of(self))
             self._write_files(folder)
+        if push_to_hub:
+            push_folder(save_directory, names=[os.path.basename(path) for path in folder.paths], **push)
         return folder.paths
 
     def save_vocabulary(

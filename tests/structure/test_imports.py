@@ -54,7 +54,9 @@ BESIDES = {
     "BertTokenizerFast",
     "Config",
     "GenerationError",
+    "LlamaTokenizerFast",
     "MissingExtraError",
+    "PreTrainedTokenizerFast",
     "TokenizerError",
     "UsageError",
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 from functools import cache
 
 import pytest
@@ -11,7 +12,7 @@ import sentencepiece
 import tokenizers
 
 import seq2seq_zoo
-from tests.tokenization.tokenizer_cases import CORPUS, quietly
+from tests.tokenization.tokenizer_cases import CORPUS, PHI_TEMPLATE, quietly
 
 
 @pytest.fixture(scope="session")
@@ -76,6 +77,83 @@ def unigram_identity(tmp_path_factory):
     return _spiece(
         tmp_path_factory.mktemp("unigram_identity"), vocab_size=500, normalization_rule_name="identity"
     )
+
+
+PHI_TOKENS = ("endoftext", "assistant", "placeholder1", "system", "end", "user")
+
+
+@pytest.fixture(scope="session")
+def llama_bare(tmp_path_factory):
+    """A tokenizer.json alone, made as Llama's: BPE over ▁ for spaces, byte fallback, Phi's tokens added."""
+    folder = tmp_path_factory.mktemp("llama_bare")
+    special = ["<unk>", "<s>", "</s>"]
+    backend = tokenizers.Tokenizer(
+        tokenizers.models.BPE(unk_token="<unk>", fuse_unk=True, byte_fallback=True)
+    )
+    backend.pre_tokenizer = tokenizers.pre_tokenizers.Sequence(
+        [
+            tokenizers.pre_tokenizers.Split("▁", "merged_with_next"),
+            tokenizers.pre_tokenizers.Digits(individual_digits=True),
+        ]
+    )
+    backend.normalizer = tokenizers.normalizers.Sequence(
+        [tokenizers.normalizers.Prepend("▁"), tokenizers.normalizers.Replace(" ", "▁")]
+    )
+    trainer = tokenizers.trainers.BpeTrainer(
+        vocab_size=700,
+        show_progress=False,
+        special_tokens=[*special, *(f"<0x{byte:02X}>" for byte in range(256))],
+        limit_alphabet=80,
+    )
+    backend.train_from_iterator([line for line in CORPUS if line.isascii()] * 4, trainer)
+    state = json.loads(backend.to_str())
+    # The bytes are ordinary tokens, and the merges alone say where words end.
+    state["added_tokens"] = [token for token in state["added_tokens"] if token["content"] in special]
+    state["pre_tokenizer"] = None
+    backend = tokenizers.Tokenizer.from_str(json.dumps(state))
+    backend.add_special_tokens(
+        [
+            tokenizers.AddedToken(f"<|{name}|>", normalized=False, rstrip=name not in ("endoftext", "end"))
+            for name in PHI_TOKENS
+        ]
+    )
+    backend.decoder = tokenizers.decoders.Sequence(
+        [
+            tokenizers.decoders.Replace("▁", " "),
+            tokenizers.decoders.ByteFallback(),
+            tokenizers.decoders.Fuse(),
+            tokenizers.decoders.Strip(" ", 1, 0),
+        ]
+    )
+    backend.save(str(folder / "tokenizer.json"))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def llama(llama_bare, tmp_path_factory):
+    """The same with the tokenizer_config.json of Phi-3.5-MoE-instruct."""
+    folder = tmp_path_factory.mktemp("llama")
+    shutil.copy(llama_bare / "tokenizer.json", folder)
+    (folder / "tokenizer_config.json").write_text(
+        json.dumps(
+            {
+                "add_bos_token": False,
+                "add_eos_token": False,
+                "bos_token": "<s>",
+                "chat_template": PHI_TEMPLATE,
+                "clean_up_tokenization_spaces": False,
+                "eos_token": "<|endoftext|>",
+                "legacy": False,
+                "model_max_length": 131072,
+                "pad_token": "<|endoftext|>",
+                "padding_side": "left",
+                "tokenizer_class": "LlamaTokenizer",
+                "unk_token": "<unk>",
+                "use_default_system_prompt": False,
+            }
+        )
+    )
+    return folder
 
 
 @pytest.fixture(scope="session")

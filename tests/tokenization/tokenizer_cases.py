@@ -64,8 +64,21 @@ HARD_TEXTS = [
     "Hello <extra_id_0> world <extra_id_1>.",
     "<extra_id_0><extra_id_99>  <extra_id_5>x <extra_id_100>",
     "\n<extra_id_3>\t</s>\u3000<mask>\x1c",
+    "<|user|>\nWhat is 27 + 58?<|end|>\n<|assistant|>\n",
+    " <|system|>  <|user|> a<|end|><|endoftext|>b <|assistant|>",
 ]
 """Empty, blank, control characters, normalization, scripts, emoji, markers, special tokens inside text."""
+
+PHI_TEMPLATE = (
+    "{% for message in messages %}"
+    "{% if message['role'] == 'system' and message['content'] %}"
+    "{{'<|system|>\\n' + message['content'] + '<|end|>\\n'}}"
+    "{% elif message['role'] == 'user' %}{{'<|user|>\\n' + message['content'] + '<|end|>\\n'}}"
+    "{% elif message['role'] == 'assistant' %}{{'<|assistant|>\\n' + message['content'] + '<|end|>\\n'}}"
+    "{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>\\n' }}{% else %}{{ eos_token }}{% endif %}"
+)
+"""The chat template of Phi-3.5-MoE-instruct."""
 
 PAIRS = [
     ("Hello world", "a b c"),
@@ -128,7 +141,24 @@ def _cases() -> list[Case]:
         Case("MT5TokenizerFast", "T5TokenizerFast", "unigram_identity"),
         Case("MT5Tokenizer", "T5Tokenizer", "unigram_identity"),
     ]
-    return byte_level + pieces
+    llama = [
+        Case("LlamaTokenizerFast", "LlamaTokenizerFast", "llama", saved_by, settings)
+        for saved_by in (None, "LlamaTokenizerFast", "PreTrainedTokenizerFast")
+        for settings in ({}, {"add_eos_token": True, "pad_token": "<|endoftext|>"})
+    ]
+    llama += [
+        Case("LlamaTokenizerFast", "LlamaTokenizerFast", "llama_bare", None, {"pad_token": "<unk>"}),
+        Case("LlamaTokenizerFast", "LlamaTokenizerFast", "llama", None, {"add_bos_token": True}),
+        Case("PreTrainedTokenizerFast", "PreTrainedTokenizerFast", "llama"),
+        Case("PreTrainedTokenizerFast", "PreTrainedTokenizerFast", "llama", "LlamaTokenizerFast"),
+        Case(
+            "PreTrainedTokenizerFast",
+            "PreTrainedTokenizerFast",
+            "llama_bare",
+            settings={"pad_token": "<unk>", "unk_token": "<unk>"},
+        ),
+    ]
+    return byte_level + pieces + llama
 
 
 CASES = _cases()
@@ -162,7 +192,21 @@ any_text = st.lists(
     st.one_of(
         st.text(characters, max_size=12),
         st.sampled_from(
-            ["<mask>", "</s>", "<s>", "<pad>", "<extra_id_0>", "<extra_id_12>", " ", "'re", "the", "▁"]
+            [
+                "<mask>",
+                "</s>",
+                "<s>",
+                "<pad>",
+                "<|user|>",
+                " <|end|> ",
+                "<|assistant|>\n",
+                "<extra_id_0>",
+                "<extra_id_12>",
+                " ",
+                "'re",
+                "the",
+                "▁",
+            ]
         ),
     ),
     max_size=6,
