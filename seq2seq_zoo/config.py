@@ -21,6 +21,7 @@ import torch
 
 from .checkpoint import resolve_file, write_json_atomically
 from .errors import ConfigError
+from .hub import Pushable, options_of_push, push_folder
 from .layers.activations import ACTIVATIONS
 from .layers.heads import PROBLEM_TYPES
 
@@ -94,7 +95,7 @@ def in_vocabulary(config: Config, *names: str) -> None:
             raise ConfigError(f"{name} is {value}; it must be below vocab_size, {size}")
 
 
-class Config:
+class Config(Pushable):
     """What all configs share. A family's config adds its own fields.
 
     `aliases` maps further names to fields; `derived` lists, for a field, those computed from it where they
@@ -299,10 +300,16 @@ class Config:
         """The text of a config.json."""
         return json.dumps(self.to_dict(), indent=2, sort_keys=True, ensure_ascii=False) + "\n"
 
-    def save_pretrained(self, directory: Place) -> None:
-        """Write `directory`/config.json."""
-        Path(directory).mkdir(parents=True, exist_ok=True)
+    def save_pretrained(self, directory: Place, *, push_to_hub: bool = False, **push_options: Any) -> None:
+        """Write `directory`/config.json; with push_to_hub upload it, under the options of the method
+        push_to_hub and repo_id, without which the repository is called as the directory.
+
+        Raises CheckpointError if `directory` cannot be written, or the hub refuses.
+        """
+        push = options_of_push(self, directory, push_to_hub, push_options)
         write_json_atomically(Path(directory) / "config.json", json.loads(self.to_json_string()))
+        if push_to_hub:
+            push_folder(directory, names=["config.json"], **push)
 
     def __eq__(self, other: object) -> bool:
         return type(other) is type(self) and other.to_dict() == self.to_dict()

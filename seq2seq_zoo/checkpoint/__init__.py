@@ -1,6 +1,6 @@
 """From a folder or the hub to files, from files to tensors, from tensors to parameters, and back."""
 
-from seq2seq_zoo.checkpoint.commit import write_json_atomically
+from seq2seq_zoo.checkpoint.commit import weight_files, write_json_atomically
 from seq2seq_zoo.checkpoint.formats import TensorInfo
 from seq2seq_zoo.checkpoint.keymap import (
     Alias,
@@ -37,5 +37,6 @@ __all__ = [
     "renames",
     "resolve_file",
     "save_weights",
+    "weight_files",
     "write_json_atomically",
 ]

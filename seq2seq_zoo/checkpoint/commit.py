@@ -50,6 +50,11 @@ def write_json_atomically(path: str | os.PathLike[str], content: object) -> None
         commit()
 
 
+def weight_files(directory: str | os.PathLike[str]) -> list[str]:
+    """The names of the files of weights in a folder."""
+    return [path.name for path in Path(directory).iterdir() if WEIGHTS.fullmatch(path.name)]
+
+
 def json_bytes(content: object) -> bytes:
     """The bytes of a JSON file as the hub writes it: indented, in UTF-8, with a newline at the end."""
     return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()

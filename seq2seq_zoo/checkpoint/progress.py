@@ -32,6 +32,7 @@ def progress(items: Collection[T], size: Callable[[T], int], what: str) -> Itera
 
 
 def _bar(done: int, total: int, what: str) -> Any:
-    from huggingface_hub.utils import tqdm  # not before it is needed: the import takes its time
+    from huggingface_hub import utils  # not before it is needed: the import takes its time
 
-    return tqdm(initial=done, total=total, desc=what, unit="B", unit_scale=True, leave=False, disable=None)
+    bar: Any = utils.tqdm  # type: ignore[attr-defined]  # it is exported, in a way type checkers do not see
+    return bar(initial=done, total=total, desc=what, unit="B", unit_scale=True, leave=False, disable=None)

@@ -15,9 +15,9 @@ import re
 from pathlib import Path, PurePosixPath
 
 from seq2seq_zoo.errors import CheckpointError
+from seq2seq_zoo.hub import HUB_ID, describe
 
 BUNDLED = "bundled:"
-HUB_ID = re.compile(r"[A-Za-z0-9_][\w.-]*(/[A-Za-z0-9_][\w.-]*)?", re.ASCII)
 
 
 def resolve_file(
@@ -130,7 +130,7 @@ def _resolve_on_hub(
         cached = _cached_snapshot(cache, where, revision)
         if offline and cached is not None and not required:
             return None
-        why = "this is an offline run" if offline else f"the hub could not be reached ({_reason(cause)})"
+        why = "this is an offline run" if offline else f"the hub could not be reached ({describe(cause)})"
         has = (
             "not cached at all" if cached is None else f"cached without this file (it has {_listing(cached)})"
         )
@@ -159,7 +159,7 @@ def _resolve_on_hub(
             "name, or the repository is private and needs a token"
         ) from cause
     raise CheckpointError(
-        f"{where}: cannot get {str(inside)!r} from the {place}: {_reason(cause)}"
+        f"{where}: cannot get {str(inside)!r} from the {place}: {describe(cause)}"
     ) from cause
 
 
@@ -178,9 +178,3 @@ def _listing(folder: Path, most: int = 12) -> str:
     names = sorted(p.name for p in folder.iterdir())
     rest = f" and {len(names) - most} more" if len(names) > most else ""
     return (", ".join(names[:most]) or "no files") + rest
-
-
-def _reason(error: BaseException) -> str:
-    root = error.__cause__ or error
-    text = str(root).strip().splitlines()
-    return f"{type(root).__name__}: {text[0]}" if text else type(root).__name__

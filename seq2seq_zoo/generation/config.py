@@ -22,6 +22,7 @@ from typing import Any
 from seq2seq_zoo.checkpoint import resolve_file, write_json_atomically
 from seq2seq_zoo.errors import CheckpointError, GenerationError
 from seq2seq_zoo.generation.ranges import RANGES
+from seq2seq_zoo.hub import Pushable, options_of_push, push_folder
 
 FILE_NAME = "generation_config.json"
 
@@ -39,7 +40,7 @@ _OFF_WHEN_NONE = frozenset(
 
 
 @dataclass(init=False, eq=False, repr=False)
-class GenerationConfig:
+class GenerationConfig(Pushable):
     """Options of `generate`.
 
     `GenerationConfig(num_beams=4)` sets one of them; reading another gives its default. Setting None means
@@ -81,6 +82,7 @@ class GenerationConfig:
     cache_config: dict[str, Any] | None = None
     return_legacy_cache: bool | None = None
     prefill_chunk_size: int | None = None
+    """Read a long prompt so many positions at a time, which takes less memory."""
 
     # How the scores are changed
     temperature: float | None = 1.0
@@ -124,7 +126,7 @@ class GenerationConfig:
     begin_suppress_tokens: list[int] | None = None
     """Tokens that are not written first."""
     guidance_scale: float | None = None
-    """Above 1, classifier-free guidance away from the negative prompt."""
+    """Classifier-free guidance: above 1 away from the negative prompt, below 1 towards it."""
     token_healing: bool = False
     watermarking_config: Any = None
 
@@ -154,7 +156,8 @@ class GenerationConfig:
     num_assistant_tokens: int = 20
     """Tokens the assistant drafts at a time."""
     num_assistant_tokens_schedule: str = "constant"
-    """"constant", "heuristic" or "heuristic_transient": how that number changes."""
+    """"constant"; or "heuristic" and "heuristic_transient", which are one here: two more after a draft that
+    was all right, one less after another."""
     assistant_confidence_threshold: float | None = 0.4
     """A draft ends where the assistant is less sure than this."""
     prompt_lookup_num_tokens: int | None = None
@@ -301,13 +304,24 @@ class GenerationConfig:
         except GenerationError as error:
             raise GenerationError(f"{path}: {error}") from error
 
-    def save_pretrained(self, directory: str | os.PathLike[str], config_file_name: str = FILE_NAME) -> None:
-        """Write generation_config.json into `directory`, which is made if need be."""
+    def save_pretrained(
+        self,
+        directory: str | os.PathLike[str],
+        config_file_name: str = FILE_NAME,
+        *,
+        push_to_hub: bool = False,
+        **push_options: Any,
+    ) -> None:
+        """Write generation_config.json into `directory`, which is made if need be; with push_to_hub upload
+        it, under the options of the method push_to_hub and repo_id, without which the repository is called as
+        the directory."""
         folder = Path(directory)
         if folder.is_file():
             raise GenerationError(f"save_pretrained needs a directory, but {folder} is a file")
-        folder.mkdir(parents=True, exist_ok=True)
+        push = options_of_push(self, folder, push_to_hub, push_options)
         write_json_atomically(folder / config_file_name, _jsonable(self.to_diff_dict()))
+        if push_to_hub:
+            push_folder(folder, names=[config_file_name], **push)
 
     def _unknown_keys(self) -> dict[str, Any]:
         unknown: dict[str, Any] = self.__dict__["_unknown"]

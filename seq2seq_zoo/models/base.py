@@ -29,20 +29,24 @@ from ..checkpoint import (
     open_weights,
     resolve_file,
     save_weights,
+    weight_files,
 )
 from ..config import Config, Place, dtype_named, read_config
 from ..errors import CheckpointError, ConfigError
 from ..generation import Decoding, GenerateOutput, GenerationConfig, generate
+from ..hub import Pushable, options_of_push, push_folder
 from ..layers.experts import StackedLinear
 from ..layers.norms import RMSNorm
 from ..layers.positions import LearnedPositions, RelativeDistances, RelativePositionBias
 
 ModelT = TypeVar("ModelT", bound="Model")
 
+CONFIG, GENERATION_CONFIG = "config.json", "generation_config.json"
+
 _POSITIONS = (LearnedPositions, RelativeDistances, RelativePositionBias)
 
 
-class Model(nn.Module):
+class Model(nn.Module, Pushable):
     """Base of the public model classes."""
 
     config_class: ClassVar[type[Config]]
@@ -199,7 +203,7 @@ class Model(nn.Module):
             ignore_mismatched_sizes=ignore_mismatched_sizes,
             initialise=model.initialise,
         )
-        if resolve_file(where, "generation_config.json", required=False, **hub) is not None:
+        if resolve_file(where, GENERATION_CONFIG, required=False, **hub) is not None:
             model.generation_config = GenerationConfig.from_pretrained(where, **hub)
         model.config.dtype = model.dtype
         model.eval()
@@ -229,12 +233,35 @@ class Model(nn.Module):
             )
         return cls.config_class.from_dict(values, **overrides)
 
-    def save_pretrained(self, directory: Place, *, max_shard_size: int | str = "50GB") -> None:
+    def save_pretrained(
+        self,
+        directory: Place,
+        *,
+        max_shard_size: int | str = "50GB",
+        safe_serialization: bool = True,
+        push_to_hub: bool = False,
+        **push_options: Any,
+    ) -> None:
         """Write config.json, generation_config.json and safetensors in the hub's layout into `directory`.
 
-        Shards grow to `max_shard_size` ("200MB", "50GB", or bytes). An interrupted save leaves what was
-        there.
+        max_shard_size        up to which shards grow: "200MB", "50GB", or bytes
+        safe_serialization    True; pickled weights are read, but not written
+        push_to_hub           upload what was written; push_options are those of the method push_to_hub, and
+                              repo_id, without which the repository is called as the directory
+
+        An interrupted save leaves what was there. Raises CheckpointError if `directory` cannot be written, or
+        the hub refuses.
         """
+        if not safe_serialization:
+            raise ValueError("safe_serialization is False; weights are written as safetensors alone")
+        push = options_of_push(self, directory, push_to_hub, push_options)
+        self._save(directory, max_shard_size)
+        if push_to_hub:
+            names = (CONFIG, GENERATION_CONFIG, *weight_files(directory))
+            push_folder(directory, names=names, **push)
+
+    def _save(self, directory: Place, max_shard_size: int | str) -> None:
+        """Write the files of `save_pretrained`."""
         config = copy.deepcopy(self.config)
         config.architectures = [type(self).__name__]
         config.dtype = self.dtype
@@ -244,8 +271,8 @@ class Model(nn.Module):
             directory,
             max_shard_size=max_shard_size,
             also={
-                "config.json": json.loads(config.to_json_string()),
-                "generation_config.json": json.loads(self.generation_config.to_json_string()),
+                CONFIG: json.loads(config.to_json_string()),
+                GENERATION_CONFIG: json.loads(self.generation_config.to_json_string()),
             },
         )
 

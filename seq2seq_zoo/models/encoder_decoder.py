@@ -281,9 +281,9 @@ class EncoderDecoderModel(Writes):
         )
         return cls(config, **halves).eval()
 
-    def save_pretrained(self, directory: Place, *, max_shard_size: int | str = "50GB") -> None:
+    def _save(self, directory: Place, max_shard_size: int | str) -> None:
         self._follow_config()
-        super().save_pretrained(directory, max_shard_size=max_shard_size)
+        super()._save(directory, max_shard_size)
 
     # ---- parts ----
 

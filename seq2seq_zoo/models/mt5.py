@@ -343,11 +343,11 @@ class MT5ForConditionalGeneration(_MT5Head, Seq2SeqLM):
     def _tied_unscaled(self) -> bool:
         return bool(self.config.tie_word_embeddings and self.config.saved_by_5)
 
-    def save_pretrained(self, directory: Place, *, max_shard_size: int | str = "50GB") -> None:
+    def _save(self, directory: Place, max_shard_size: int | str) -> None:
         """As every model's; a tied head that is not scaled, as transformers 5.x has it, is written as what it
         computes in any version: a head of its own, equal to the token vectors."""
         if not self._tied_unscaled:
-            super().save_pretrained(directory, max_shard_size=max_shard_size)
+            super()._save(directory, max_shard_size)
             return
         config = copy.deepcopy(self.config)
         config.tie_word_embeddings = False
@@ -356,7 +356,7 @@ class MT5ForConditionalGeneration(_MT5Head, Seq2SeqLM):
         untied.load_state_dict(self.state_dict(), assign=True)
         untied.lm_head.weight = nn.Parameter(self.lm_head.weight.detach().clone())
         untied.generation_config = self.generation_config
-        untied.save_pretrained(directory, max_shard_size=max_shard_size)
+        untied._save(directory, max_shard_size)
 
     def scores(self, x: Tensor) -> Tensor:
         if self.config.tie_word_embeddings and not self._tied_unscaled:

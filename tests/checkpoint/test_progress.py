@@ -71,8 +71,8 @@ def test_a_bar_counts_what_is_done_and_ends_with_the_work(monkeypatch: pytest.Mo
     bars = []
 
     class Bar:
-        def __init__(self, *, initial: int, total: int, **_: object) -> None:
-            self.done, self.total, self.open = initial, total, True
+        def __init__(self, done: int, total: int, what: str) -> None:
+            self.done, self.total, self.open = done, total, True
             bars.append(self)
 
         def update(self, more: int) -> None:
@@ -81,7 +81,7 @@ def test_a_bar_counts_what_is_done_and_ends_with_the_work(monkeypatch: pytest.Mo
         def close(self) -> None:
             self.open = False
 
-    monkeypatch.setattr(huggingface_hub.utils, "tqdm", Bar)
+    monkeypatch.setattr(progress, "_bar", Bar)
     monkeypatch.setattr(progress, "PATIENCE", -1.0)
     assert list(progress.progress([1, 2, 3, 4], lambda n: n, "counting")) == [1, 2, 3, 4]
     assert [(bar.done, bar.total, bar.open) for bar in bars] == [(10, 10, False)]
