@@ -78,10 +78,8 @@ def search_beams(
     is_open = torch.ones(sources, dtype=torch.bool, device=first_row.device)
     fresh = run.prompt
     while True:
-        step = run.decoding.step(fresh, **run.trace.flags)
-        log_p = step.logits.float().log_softmax(dim=-1)  # [R, V]
-        if run.processors:
-            log_p = run.processors(running.records[:, :, TOKEN, :length].flatten(0, 1), log_p)
+        step = run.step(fresh)
+        log_p = run.log_p(running.records[:, :, TOKEN, :length].flatten(0, 1), step)  # [R, V]
         run.trace.add(step, log_p)
 
         scores, parents, tokens = _candidates(run, log_p, running.scores)  # [S, K] each
@@ -105,6 +103,7 @@ def search_beams(
         run.decoding.reorder((parents + first_row).flatten())
         fresh = tokens.reshape(rows, 1)
 
+    run.keep_pace(running.records[:, :, TOKEN, : length - 1].flatten(0, 1))
     returned = finished.records[:, : config.num_return_sequences].flatten(0, 1)  # [S · N, 2, limit]
     origins = returned[:, ORIGIN, prompt_length:]
     longest = int((origins >= 0).sum(dim=1).max())
@@ -118,7 +117,7 @@ def search_beams(
         if config.output_scores
         else None,
         beam_indices=origins[:, :longest].int(),
-        **run.trace.fields(is_encoder_decoder, run.decoding.encoder_outputs),
+        **run.fields(is_encoder_decoder),
     )
 
 

@@ -49,7 +49,7 @@ def settle_source(
                 f"encoder_outputs has {hidden.shape[0]} sources, but input_ids has {ids.shape[0]}"
             )
         if inputs.get("attention_mask") is not None:
-            _check_mask("attention_mask", inputs["attention_mask"], hidden.shape[:2])
+            check_mask("attention_mask", inputs["attention_mask"], hidden.shape[:2])
         inputs.pop("input_ids", None)
         inputs.pop("inputs_embeds", None)
         return hidden.shape[0], ids
@@ -93,7 +93,7 @@ def settle_decoder_prompt(
     if ids.shape[0] != sources:
         raise GenerationError(f"decoder_input_ids has {ids.shape[0]} rows, but there are {sources} sources")
     if mask is not None:
-        _check_mask("decoder_attention_mask", mask, ids.shape)
+        check_mask("decoder_attention_mask", mask, ids.shape)
     if bool((ids[:, :1] != first).all()):
         ids = torch.cat((first, ids), dim=1)
         if mask is not None:
@@ -128,9 +128,9 @@ def settle_mask(
     embeds = inputs.get("inputs_embeds")
     if mask is not None:
         if embeds is not None:
-            _check_mask("attention_mask", mask, embeds.shape[:2])
+            check_mask("attention_mask", mask, embeds.shape[:2])
         elif ids is not None:
-            _check_mask("attention_mask", mask, ids.shape)
+            check_mask("attention_mask", mask, ids.shape)
         return
     if "attention_mask" not in model.generation_inputs or "encoder_outputs" in inputs:
         return
@@ -176,7 +176,8 @@ def _check_embeds(embeds: Any) -> None:
         raise GenerationError(f"inputs_embeds must not be empty, but is {list(embeds.shape)}")
 
 
-def _check_mask(name: str, mask: Any, shape: Iterable[int]) -> None:
+def check_mask(name: str, mask: Any, shape: Iterable[int]) -> None:
+    """Refuse a mask of another shape."""
     if not isinstance(mask, Tensor) or tuple(mask.shape) != tuple(shape):
         raise GenerationError(f"{name} must be a tensor of shape {list(shape)}, but is {kind_of(mask)}")
 

@@ -63,6 +63,8 @@ class GenerateDecoderOnlyOutput(GenerateOutput):
     """Of each step: the model's logits [rows, V] in float32."""
     attentions: Steps | None = None
     hidden_states: Steps | None = None
+    past_key_values: Any = None
+    """The state after the last token but one, which a forward pass takes to go on; None without a cache."""
 
 
 @dataclass
@@ -76,6 +78,7 @@ class GenerateEncoderDecoderOutput(GenerateOutput):
     decoder_attentions: Steps | None = None
     cross_attentions: Steps | None = None
     decoder_hidden_states: Steps | None = None
+    past_key_values: Any = None
 
 
 @dataclass
@@ -91,6 +94,7 @@ class GenerateBeamDecoderOnlyOutput(GenerateOutput):
     """[sequences, new tokens] int32: the row of `scores` each token was chosen from; -1 after the end."""
     attentions: Steps | None = None
     hidden_states: Steps | None = None
+    past_key_values: Any = None
 
 
 @dataclass
@@ -106,6 +110,7 @@ class GenerateBeamEncoderDecoderOutput(GenerateOutput):
     decoder_attentions: Steps | None = None
     cross_attentions: Steps | None = None
     decoder_hidden_states: Steps | None = None
+    past_key_values: Any = None
 
 
 @dataclass

@@ -5,7 +5,9 @@ hand it the logits, beam search the log-probabilities. Those made here are given
 scores that nobody else holds and write into it; a processor of one's own may do either. Only processors
 that are switched on exist, so the others cost nothing.
 
-They are stateless: each reads what it needs off the ids, so that beams may be reordered under it.
+They are stateless: each reads what it needs off the ids, so that beams may be reordered under it. Padding
+before a prompt or behind a source is no text: what a row has written, and may write, does not depend on the
+rows beside it.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from seq2seq_zoo.errors import GenerationError
@@ -53,7 +56,10 @@ class MinLength(LogitsProcessor):
 
 
 class ExponentialDecay(LogitsProcessor):
-    """After `start` tokens the end becomes likelier: s ← s + |s| · (factor^(length − start) − 1)."""
+    """After `start` tokens the end becomes likelier: s ← s + |s| · (factor^(length − start) − 1).
+
+    Where it is impossible, it stays so.
+    """
 
     def __init__(self, start: int, factor: float, eos: Tensor) -> None:
         self.start, self.factor, self.eos = start, factor, eos
@@ -63,7 +69,8 @@ class ExponentialDecay(LogitsProcessor):
         if beyond <= 0:
             return scores
         ends = scores[:, self.eos]
-        return scores.index_copy_(1, self.eos, ends + ends.abs() * (self.factor**beyond - 1))
+        bonus = ends.abs() * (self.factor**beyond - 1)
+        return scores.index_copy_(1, self.eos, torch.where(ends.isinf(), ends, ends + bonus))
 
 
 # ---- what must be written, what must not ----
@@ -96,12 +103,18 @@ class Suppress(LogitsProcessor):
 class SequenceBias(LogitsProcessor):
     """Adds a bias to the token that would complete a sequence; −∞ forbids it (bad words).
 
-    A sequence of n tokens counts once the text has n tokens.  `biases` maps token sequences to numbers.
+    A sequence of n tokens counts once the text has n tokens. `biases` maps token sequences to numbers;
+    `padding` [R, n] is True where the text begins with padding.
     """
 
     def __init__(
-        self, biases: Mapping[tuple[int, ...], float], vocabulary: int, device: torch.device
+        self,
+        biases: Mapping[tuple[int, ...], float],
+        vocabulary: int,
+        device: torch.device,
+        padding: Tensor | None = None,
     ) -> None:
+        self.missing = None if padding is None else padding.sum(dim=1, keepdim=True)  # [R, 1]
         self.single = torch.zeros(vocabulary, device=device)
         by_length: dict[int, list[tuple[tuple[int, ...], float]]] = {}
         for ids, bias in biases.items():
@@ -126,6 +139,8 @@ class SequenceBias(LogitsProcessor):
             if input_ids.shape[1] < n:
                 break
             matches = (input_ids[:, None, 1 - n :] == beginnings).all(dim=-1)  # [R, N]
+            if self.missing is not None:
+                matches &= input_ids.shape[1] - self.missing >= n
             if bias.dim() == 1:
                 bias = bias.repeat(scores.shape[0], 1)
             bias.index_add_(1, last, torch.where(matches, biases, 0.0))
@@ -158,34 +173,41 @@ class NoRepeatNGram(LogitsProcessor):
     """No n-gram occurs twice: a token that would complete one seen before is impossible.
 
     All n-grams of the text are compared with its last n − 1 tokens at once: O(R · L · n) elementwise work a
-    step.
+    step. `padding` [R, n] is True where the text begins with padding.
     """
 
-    def __init__(self, n: int) -> None:
-        self.n = n
+    def __init__(self, n: int, padding: Tensor | None = None) -> None:
+        self.n, self.padding = n, padding
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        return _forbid_completions(input_ids, input_ids, self.n, scores)
+        padding = self.padding
+        if padding is not None:
+            padding = F.pad(padding, (0, input_ids.shape[1] - padding.shape[1]))
+        return _forbid_completions(input_ids, padding, input_ids, self.n, scores)
 
 
 class EncoderNoRepeatNGram(LogitsProcessor):
-    """No n-gram of the source is written.  `source` [sources, length]; rows are source-major."""
+    """No n-gram of the source is written.  `source` and its `padding` [R, length]."""
 
-    def __init__(self, n: int, source: Tensor, rows_per_source: int) -> None:
-        self.n, self.source = n, source.repeat_interleave(rows_per_source, dim=0)
+    def __init__(self, n: int, source: Tensor, padding: Tensor | None = None) -> None:
+        self.n, self.source, self.padding = n, source, padding
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        return _forbid_completions(self.source, input_ids, self.n, scores)
+        return _forbid_completions(self.source, self.padding, input_ids, self.n, scores)
 
 
-def _forbid_completions(seen: Tensor, input_ids: Tensor, n: int, scores: Tensor) -> Tensor:
-    """Forbid every token that follows, somewhere in `seen` [R, M], the last n − 1 tokens of `input_ids` [R,
-    L]."""
+def _forbid_completions(
+    seen: Tensor, padding: Tensor | None, input_ids: Tensor, n: int, scores: Tensor
+) -> Tensor:
+    """Forbid every token that follows, somewhere in `seen` [R, M] outside its padding, the last n − 1 tokens
+    of `input_ids` [R, L]."""
     length = input_ids.shape[1]
     if seen.shape[1] < n or length < n - 1:
         return scores
     grams = seen.unfold(1, n, 1)  # [R, M] → [R, M - n + 1, n], a view
     repeats = (grams[..., :-1] == input_ids[:, None, length - n + 1 :]).all(dim=-1)
+    if padding is not None:
+        repeats &= ~padding.unfold(1, n, 1).any(dim=-1)
     # one token may complete several n-grams, only some of which repeat: the minimum forbids it if any does
     verdict = torch.where(repeats, NEVER, float("inf")).to(scores.dtype)
     return scores.scatter_reduce_(1, grams[..., -1], verdict, "amin")
@@ -193,20 +215,22 @@ def _forbid_completions(seen: Tensor, input_ids: Tensor, n: int, scores: Tensor)
 
 class RepetitionPenalty(LogitsProcessor):
     """Tokens of the text so far: a positive score is divided by the penalty, a negative one multiplied
-    (CTRL)."""
+    (CTRL). `prompt` [R, n] stands for the first n tokens, where those hold padding."""
 
-    def __init__(self, penalty: float) -> None:
-        self.penalty = penalty
+    def __init__(self, penalty: float, prompt: Tensor | None = None) -> None:
+        self.penalty, self.prompt = penalty, prompt
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        if self.prompt is not None:
+            input_ids = torch.cat((self.prompt, input_ids[:, self.prompt.shape[1] :]), dim=1)
         return _penalise(input_ids, self.penalty, scores)
 
 
 class EncoderRepetitionPenalty(LogitsProcessor):
-    """The inverse for the tokens of the source: above 1 they become likelier."""
+    """The inverse for the tokens of the source [R, length]: above 1 they become likelier."""
 
-    def __init__(self, penalty: float, source: Tensor, rows_per_source: int) -> None:
-        self.penalty, self.source = 1 / penalty, source.repeat_interleave(rows_per_source, dim=0)
+    def __init__(self, penalty: float, source: Tensor) -> None:
+        self.penalty, self.source = 1 / penalty, source
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         return _penalise(self.source, self.penalty, scores)
@@ -215,6 +239,12 @@ class EncoderRepetitionPenalty(LogitsProcessor):
 def _penalise(tokens: Tensor, penalty: float, scores: Tensor) -> Tensor:
     chosen = scores.gather(1, tokens)
     return scores.scatter_(1, tokens, torch.where(chosen < 0, chosen * penalty, chosen / penalty))
+
+
+def without_padding(ids: Tensor, padding: Tensor) -> Tensor:
+    """ids [R, length] with a row's first real token in place of its padding: the same tokens, as a set."""
+    first = (~padding).int().argmax(dim=1, keepdim=True)
+    return torch.where(padding, ids.gather(1, first), ids)
 
 
 # ---- clean-up ----

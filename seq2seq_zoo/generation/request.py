@@ -20,6 +20,7 @@ from torch import Tensor
 
 from seq2seq_zoo.errors import GenerationError
 from seq2seq_zoo.generation.config import OPTIONS, GenerationConfig, can_be_none, nearest
+from seq2seq_zoo.generation.guidance import NegativePrompt, settle_negative_prompt
 from seq2seq_zoo.generation.inputs import (
     ids_of,
     kind_of,
@@ -35,11 +36,8 @@ _SPECIAL = ("pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token
 
 # Documented options and arguments that generate does not offer, and the values that ask for nothing.
 _UNSUPPORTED_OPTIONS: dict[str, tuple[Any, ...]] = {
-    "prefill_chunk_size": (None,),
-    "guidance_scale": (None, 1),
     "token_healing": (False,),
     "watermarking_config": (None,),
-    "prompt_lookup_num_tokens": (None,),
     "assistant_early_exit": (None,),
     "low_memory": (None, False),
     "penalty_alpha": (None, 0),
@@ -49,39 +47,44 @@ _UNSUPPORTED_OPTIONS: dict[str, tuple[Any, ...]] = {
     "constraints": (None,),
     "force_words_ids": (None,),
 }
-_UNSUPPORTED_ARGUMENTS = (
-    "assistant_model",
-    "negative_prompt_ids",
-    "negative_prompt_attention_mask",
-    "custom_generate",
-    "assistant_tokenizer",
-    "trust_remote_code",
-)
+_UNSUPPORTED_ARGUMENTS = ("assistant_tokenizer",)
 
 
 @dataclass
 class Request:
     """One call of generate, settled.
 
-    config: all options, from all levels.
+    config: all options, from all levels; asked: those that this very call sets.
     inputs: the model's own keywords, one row a source.
     prompt: [sources, n] int64; n = 0 only where embeddings stand for a decoder's prompt.
     source_ids: the ids the encoder (or the decoder alone) reads; None for embeddings or encoder outputs.
+    padding, source_padding: of the same shape as prompt and source_ids, True where a mask hides a token; None
+        where it hides none.
     limit, least: longest and shortest result, prompt included.
-    capacity: positions a row may need.
+    hidden: positions before the prompt's ids that have none, being embeddings.
+    negative: what guidance leads away from, or None.
     eos: end-of-sequence ids [E], or None.
     pad: fills finished rows; 0, and never used, where there is neither padding nor end token.
     """
 
     config: GenerationConfig
+    asked: frozenset[str]
     inputs: dict[str, Any]
     prompt: Tensor
     source_ids: Tensor | None
+    padding: Tensor | None
+    source_padding: Tensor | None
     limit: int
     least: int
-    capacity: int
+    hidden: int
     eos: Tensor | None
     pad: int
+    negative: NegativePrompt | None
+
+    @property
+    def capacity(self) -> int:
+        """Positions a row may need."""
+        return self.limit + self.hidden
 
     @property
     def rows_per_source(self) -> int:
@@ -95,6 +98,8 @@ def settle(
     keywords: Mapping[str, Any],
     arguments: Iterable[str],
     use_model_defaults: bool | None,
+    negative_prompt_ids: Tensor | None = None,
+    negative_prompt_attention_mask: Tensor | None = None,
 ) -> Request:
     """Check and settle a call; `keywords` are options and model inputs, `arguments` generate's other
     names."""
@@ -123,17 +128,44 @@ def settle(
                 raise GenerationError(f"{name} needs the input's ids, but there are none")
 
     limit, least = _settle_lengths(model, config, asked, prompt.shape[1], hidden)
+    negative = None
+    if config.guidance_scale not in (None, 1):
+        negative = settle_negative_prompt(
+            model,
+            model_inputs,
+            prompt,
+            source_ids,
+            negative_prompt_ids,
+            negative_prompt_attention_mask,
+            source_vocabulary,
+            limit - prompt.shape[1],
+        )
+    elif negative_prompt_ids is not None and config.guidance_scale is None:
+        raise GenerationError("negative_prompt_ids needs a guidance_scale, but it is None")
+    of_prompt = "decoder_attention_mask" if model.is_encoder_decoder else "attention_mask"
     return Request(
         config=config,
+        asked=asked,
         inputs=model_inputs,
         prompt=prompt,
         source_ids=source_ids,
+        padding=_padding(prompt, model_inputs.get(of_prompt)),
+        source_padding=_padding(source_ids, model_inputs.get("attention_mask")),
         limit=limit,
         least=least,
-        capacity=limit + hidden,
+        hidden=hidden,
         eos=torch.tensor(eos, device=prompt.device) if eos else None,
         pad=pad or 0,
+        negative=negative,
     )
+
+
+def _padding(ids: Tensor | None, mask: Tensor | None) -> Tensor | None:
+    """Which of the ids a mask hides; None if none, or if it is not a mask of them."""
+    if ids is None or mask is None or mask.shape != ids.shape:
+        return None
+    hidden = mask == 0
+    return hidden if bool(hidden.any()) else None
 
 
 # ---- options ----
@@ -154,7 +186,7 @@ def settle_options(
     for name, value in keywords.items():
         if name in _UNSUPPORTED_ARGUMENTS:
             if value is not None:
-                raise GenerationError(f"generate does not support the argument {name} yet")
+                raise GenerationError(f"generate does not offer the argument {name}")
         elif name not in known:
             raise GenerationError(
                 f"generate has no argument {name!r}{nearest(name, (*known, *arguments, 'inputs'))}"
@@ -187,7 +219,7 @@ def _check_combinations(config: GenerationConfig) -> None:
     for name, nothing in _UNSUPPORTED_OPTIONS.items():
         value = getattr(config, name)
         if value not in nothing:
-            raise GenerationError(f"generate does not support the option {name} yet, but it is {value!r}")
+            raise GenerationError(f"generate does not offer the option {name}, but it is {value!r}")
     if config.num_return_sequences > 1:
         if config.num_beams == 1 and not config.do_sample:
             raise GenerationError(

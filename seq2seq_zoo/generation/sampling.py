@@ -31,12 +31,8 @@ def continue_rows(
     text[:, :length] = fresh = run.prompt
     unfinished = torch.ones(rows, dtype=torch.bool, device=text.device)
     while True:
-        step = run.decoding.step(fresh, **run.trace.flags)
-        # choices are made in float32, whatever the model computes in; without processors nothing is copied
-        if run.processors:
-            scores = run.processors(text[:, :length], step.logits.to(torch.float32, copy=True))
-        else:
-            scores = step.logits.float()
+        step = run.step(fresh)
+        scores = run.scores(text[:, :length], step)
         run.trace.add(step, scores)
 
         if config.do_sample:
@@ -47,8 +43,7 @@ def continue_rows(
             tokens = tokens.masked_fill(~unfinished, request.pad)
         text[:, length] = tokens
         length += 1
-        if run.streamer is not None:
-            run.streamer.put(tokens.cpu())
+        run.put(tokens)
 
         if request.eos is not None:
             unfinished &= ~torch.isin(tokens, request.eos)
@@ -58,11 +53,5 @@ def continue_rows(
         if length == request.limit or (can_finish and not bool(unfinished.any())):
             break
         fresh = tokens[:, None]
-    if run.streamer is not None:
-        run.streamer.end()
-
-    sequences = text[:, :length].contiguous()
-    if not config.return_dict_in_generate:
-        return sequences
-    output = GenerateEncoderDecoderOutput if is_encoder_decoder else GenerateDecoderOnlyOutput
-    return output(sequences, **run.trace.fields(is_encoder_decoder, run.decoding.encoder_outputs))
+    run.keep_pace(text[:, : length - 1])
+    return run.result(text[:, :length].contiguous(), is_encoder_decoder)

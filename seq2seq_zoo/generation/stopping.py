@@ -32,8 +32,31 @@ class StoppingCriteriaList(list[Criterion]):
         finished = torch.zeros(input_ids.shape[0], dtype=torch.bool, device=input_ids.device)
         for criterion in self:
             verdict = criterion(input_ids, scores, **kwargs)
-            finished = finished | torch.as_tensor(verdict, device=input_ids.device).bool()
+            if isinstance(verdict, Tensor):
+                finished = finished | verdict.to(input_ids.device).bool()
+            elif verdict:
+                finished = torch.ones_like(finished)
         return finished
+
+
+class MaxLength(StoppingCriteria):
+    """Everything is finished at so many tokens, the prompt included."""
+
+    def __init__(self, length: int) -> None:
+        self.max_length = length
+
+    def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> bool:
+        return input_ids.shape[1] >= self.max_length
+
+
+class EndTokens(StoppingCriteria):
+    """A row is finished when it ends with one of these tokens, [E]."""
+
+    def __init__(self, eos: Tensor) -> None:
+        self.eos_token_id = eos
+
+    def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
+        return torch.isin(input_ids[:, -1], self.eos_token_id)
 
 
 class MaxTime(StoppingCriteria):

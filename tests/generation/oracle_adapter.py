@@ -57,7 +57,11 @@ class EncoderDecoderDecoding:
         self.ids = torch.empty(hidden.shape[0], 0, dtype=torch.long)
         self.past = None
 
-    def step(self, ids, **flags):
+    @property
+    def state(self):
+        return self.past
+
+    def step(self, ids, *, last=None, chunk=None, **flags):
         self.ids = torch.cat((self.ids, ids), dim=1)
         assert self.ids.shape[1] <= self.capacity
         extra = {}
@@ -76,7 +80,7 @@ class EncoderDecoderDecoding:
         )
         self.past = output.past_key_values if self.use_cache else None
         return StepOutput(
-            output.logits[:, -1],
+            output.logits[:, -1] if last is None else output.logits[:, -last:],
             output.decoder_attentions,
             output.cross_attentions,
             output.decoder_hidden_states,
@@ -98,7 +102,11 @@ class DecoderDecoding:
         self.mask = rows.get("attention_mask")
         self.ids, self.past = None, None
 
-    def step(self, ids, **flags):
+    @property
+    def state(self):
+        return self.past
+
+    def step(self, ids, *, last=None, chunk=None, **flags):
         first = self.ids is None
         self.ids = ids if first else torch.cat((self.ids, ids), dim=1)
         length = self.ids.shape[1]
@@ -125,11 +133,12 @@ class DecoderDecoding:
             position_ids=positions[:, -new:],
             past_key_values=self.past,
             use_cache=self.use_cache or self.embeds is not None,
-            logits_to_keep=1,
+            logits_to_keep=last or 1,
             return_dict=True,
         )
         self.past = output.past_key_values if self.use_cache or self.embeds is not None else None
-        return StepOutput(output.logits[:, -1], output.attentions, None, output.hidden_states)
+        logits = output.logits[:, -1] if last is None else output.logits[:, -last:]
+        return StepOutput(logits, output.attentions, None, output.hidden_states)
 
     def reorder(self, rows):
         self.ids = self.ids[rows]
@@ -222,6 +231,7 @@ class ToyMarkov:
         sources = inputs["input_ids"][:, 0].repeat_interleave(rows_per_source)
         return SimpleNamespace(
             encoder_outputs=None,
+            state=None,
             step=lambda ids, **_: StepOutput(
                 torch.stack([self.logits(s, t) for s, t in zip(sources, ids[:, -1], strict=True)])
             ),

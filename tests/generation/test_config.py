@@ -155,7 +155,8 @@ WRONG = {
     "eos_token_id": [-1, [1, -1], [], "a"],
     "decoder_start_token_id": [-1, []],
     "max_time": [0, -1.0],
-    "guidance_scale": [0, -1],
+    "guidance_scale": [-1, float("inf")],
+    "prefill_chunk_size": [0, 2.5],
     "prompt_lookup_num_tokens": [0],
     "stop_strings": ["", [], [1]],
 }

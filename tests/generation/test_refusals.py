@@ -54,7 +54,6 @@ def refused(model, match, *args, **kwargs):
         ("num_beam_groups", {"num_beams": 4, "num_beam_groups": 2}),
         ("penalty_alpha", {"penalty_alpha": 0.6}),
         ("constraints", {"constraints": [1]}),
-        ("prefill_chunk_size", {"prefill_chunk_size": 4}),
     ],
 )
 def test_options(model, match, options):
