@@ -11,7 +11,7 @@ is changed.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -105,13 +105,20 @@ def gradients(model: nn.Module, loss: Tensor) -> dict[str, Tensor]:
     return {name: p.grad for name, p in model.named_parameters(remove_duplicate=False) if p.grad is not None}
 
 
-def assert_gradients_agree(ours: nn.Module, loss: Tensor, theirs: nn.Module, their_loss: Tensor) -> int:
-    """The gradient of every parameter agrees to 1e-9; returns how many tensors were compared.
+def assert_gradients_agree(
+    ours: nn.Module,
+    loss: Tensor,
+    theirs: nn.Module,
+    their_loss: Tensor,
+    as_stored: Callable[[dict[str, Tensor]], dict[str, Tensor]] = dict,
+) -> int:
+    """The gradient of every parameter agrees to 1e-9; returns how many tensors were compared. `as_stored`
+    names the oracle's gradients by the keys of a checkpoint, where its parameters have other names.
 
     Errors are relative to the largest gradient of a tensor, or to 1e-4 of the largest of all: some
     gradients are zero but for rounding, such as a key bias's, which moves all scores of a row alike.
     """
-    mine, other = gradients(ours, loss), gradients(theirs, their_loss)
+    mine, other = gradients(ours, loss), as_stored(gradients(theirs, their_loss))
     largest = max(float(g.abs().max()) for g in other.values())
     owned = dict(ours.named_parameters())
     links = type(ours).key_map(ours.config).links({name: p.shape for name, p in owned.items()})
