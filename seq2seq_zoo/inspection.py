@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +25,7 @@ from .checkpoint.resolve import BUNDLED
 from .config import Config, Place, read_config
 from .errors import CheckpointError, UsageError
 from .models.auto import Family, family_of
-from .models.base import Model
+from .models.base import Model, WithoutValues
 
 
 @dataclass
@@ -80,15 +79,18 @@ def inspect_checkpoint(where: Place, class_name: str | None = None, **hub: Any) 
     values = read_config(where, **hub)
     family = family_of(values.get("model_type"), os.fspath(where))
     cls = find_class(family, class_name, values.get("architectures") or ())
-    config = family.config.from_dict(values)
-    weights = open_headers(where, **hub)
+    return inspect_weights(cls, family.config.from_dict(values), open_headers(where, **hub))
+
+
+def inspect_weights(cls: type[Model], config: Config, weights: Weights) -> Inspection:
+    """How `cls` with this config reads these weights."""
     cls.settle_config(config, weights)
-    with torch.device("meta"):
+    with torch.device("meta"), WithoutValues():
         model = cls(config)
     key_map = cls.key_map(config)
     plan = make_plan(model, key_map)
     match = match_keys(plan, weights, key_map)
-    return Inspection(os.fspath(where), cls, config, count_parts(model), weights, plan, match)
+    return Inspection(weights.where, cls, config, count_parts(model), weights, plan, match)
 
 
 def open_headers(where: Place, **hub: Any) -> Weights:
@@ -126,13 +128,8 @@ def _remote_headers(repository: str, revision: str | None, token: str | bool | N
 
 def find_class(family: Family, wanted: str | None, architectures: Iterable[str] = ()) -> type[Model]:
     """The class of a family named `wanted`; where that is None, the one nearest to `architectures`."""
-    module = sys.modules[family.config.__module__]
-    classes: dict[str, type[Model]] = {
-        name: cls
-        for name, cls in vars(module).items()
-        if isinstance(cls, type) and issubclass(cls, Model) and cls.__module__ == module.__name__
-        if not name.startswith("_") and cls.config_class is family.config
-    }
+    found = (family.model, *family.tasks.values(), family.encoder)
+    classes = {cls.__name__: cls for cls in found if cls is not None}
     if wanted is not None:
         if wanted not in classes:
             raise UsageError(f"the class is {wanted!r}; it must be one of {', '.join(classes)}")

@@ -36,6 +36,7 @@ from ..errors import CheckpointError, ConfigError
 from ..generation import Decoding, GenerateOutput, GenerationConfig, generate
 from ..hub import Pushable, options_of_push, push_folder
 from ..layers.experts import StackedLinear
+from ..layers.linear import for_inference
 from ..layers.norms import RMSNorm
 from ..layers.positions import LearnedPositions, RelativeDistances, RelativePositionBias
 
@@ -191,7 +192,7 @@ class Model(nn.Module, Pushable):
             chosen = dtype_named(wanted)
         weights = open_weights(where, **hub)
         cls.settle_config(cfg, weights)
-        with torch.device("meta"), _WithoutValues():
+        with torch.device("meta"), WithoutValues():
             model = cls(cfg)
         report = load_weights(
             model,
@@ -278,6 +279,13 @@ class Model(nn.Module, Pushable):
 
     # ---- parts and properties ----
 
+    def train(self: ModelT, mode: bool = True) -> ModelT:
+        """Train, or (`mode` False, as `eval` says it) infer; then linear layers suit themselves to the number of
+        rows (see `layers.linear`)."""
+        super().train(mode)
+        for_inference(self, not mode)
+        return self
+
     @property
     def dtype(self) -> torch.dtype:
         """The dtype of most of the model: of its first floating-point parameter."""
@@ -341,7 +349,7 @@ class Model(nn.Module, Pushable):
         return table
 
 
-class _WithoutValues(TorchFunctionMode):
+class WithoutValues(TorchFunctionMode):
     """Parts built inside are spared PyTorch's random start.
 
     On the meta device it would start nothing; but the first `normal_` there imports PyTorch's compiler, which
@@ -352,7 +360,7 @@ class _WithoutValues(TorchFunctionMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        if getattr(func, "__module__", None) == nn.init.__name__:
+        if getattr(func, "__module__", None) == nn.init.__name__ or func is Tensor.normal_:
             return args[0] if args else kwargs["tensor"]
         return func(*args, **kwargs)
 

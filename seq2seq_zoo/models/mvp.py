@@ -23,7 +23,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from ..checkpoint import Alias, KeyMap, Rules, renames
+from ..checkpoint import Alias, Drop, KeyMap, Rules, renames
 from ..config import Config, divides, in_vocabulary, known_activation, not_negative, positive, probability
 from ..layers.activations import ACTIVATIONS
 from ..layers.attention import Attention
@@ -238,12 +238,15 @@ DECODER = renames("""
     decoder.{x:self|cross}_attn_prompt.prompt_trans.2.{p}      -> decoder.{x}_prompt.down.{p}
 """)
 
+OF_FAIRSEQ = "a number by which fairseq told apart its layouts; early BART checkpoints kept it"
+
 ENCODER_ALONE = (
     renames("shared.weight -> token_embedding.weight")
     + ENCODER
-    + Rules(Alias("encoder.embed_tokens.weight", "shared.weight"))
+    + Rules(Alias("encoder.embed_tokens.weight", "shared.weight"), Drop("encoder.version", OF_FAIRSEQ))
 )
-BODY = ENCODER_ALONE + DECODER + Rules(Alias("decoder.embed_tokens.weight", "shared.weight"))
+OF_DECODER = Rules(Drop("decoder.version", OF_FAIRSEQ))
+BODY = ENCODER_ALONE + DECODER + OF_DECODER + Rules(Alias("decoder.embed_tokens.weight", "shared.weight"))
 BODY_OF_A_HEAD = BODY.under(theirs="model.", ours="model.")
 PREFIX = "model."
 
@@ -414,7 +417,7 @@ class MvpForCausalLM(Writes):
 
     @classmethod
     def key_map(cls, config: MvpConfig) -> KeyMap:
-        own = renames("decoder.embed_tokens.weight -> decoder.embedding.tokens.weight") + DECODER
+        own = renames("decoder.embed_tokens.weight -> decoder.embedding.tokens.weight") + DECODER + OF_DECODER
         own += Rules(Alias("shared.weight", "decoder.embed_tokens.weight"))
         return KeyMap(
             own.under(theirs="model.") + renames("lm_head.weight -> lm_head.weight"), base_prefix=PREFIX

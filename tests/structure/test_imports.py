@@ -184,10 +184,16 @@ def test_loading_does_not_wait_for_the_compiler():
     loaded = run(
         """
 import tempfile, torch, seq2seq_zoo
-config = seq2seq_zoo.MT5Config(vocab_size=9, d_model=4, d_kv=2, d_ff=4, num_layers=1, num_heads=2)
-with tempfile.TemporaryDirectory() as folder:
-    seq2seq_zoo.MT5ForConditionalGeneration(config).save_pretrained(folder)
-    model = seq2seq_zoo.MT5ForConditionalGeneration.from_pretrained(folder)
+for cls, config in (
+    (seq2seq_zoo.MegaForMaskedLM, seq2seq_zoo.MegaConfig(vocab_size=9, hidden_size=4, num_hidden_layers=1)),
+    (seq2seq_zoo.BertGenerationDecoder, seq2seq_zoo.BertGenerationConfig(vocab_size=9, hidden_size=4,
+        num_hidden_layers=1, num_attention_heads=2, is_decoder=True)),
+    (seq2seq_zoo.MT5ForConditionalGeneration,
+     seq2seq_zoo.MT5Config(vocab_size=9, d_model=4, d_kv=2, d_ff=4, num_layers=1, num_heads=2)),
+):
+    with tempfile.TemporaryDirectory() as folder:
+        cls(config).save_pretrained(folder)
+        model = cls.from_pretrained(folder)
 model.generate(torch.tensor([[3, 4]]), max_new_tokens=3, num_beams=2)
 """
         + LOADED
