@@ -1,0 +1,126 @@
+"""Linear layers of few rows, on a CPU.
+
+A decoding step applies every weight to a handful of rows, so its time is the time it takes to read the
+weights from memory, if the matrix product lets it. There are several ways to write the same product
+
+    rows      W [F, D] and h [R, D]          what is computed                       written
+    plain     h Wᵀ                           [R, D] · [D, F]                        F.linear(h, W)
+    turned    (W hᵀ)ᵀ                        [F, D] · [D, R]                        mm(W, hᵀ)
+    parted    one part of W a thread         [T, F / T, D] · [T, D, R]              bmm(W in parts, hᵀ)
+
+and which of them reads as fast as memory allows depends on the number of rows and on whose processor it is:
+on an AMD one, the library that PyTorch asks lets one thread alone read in the plain product of a row.
+None of them copies the weight.
+
+The parts of a model say `nn.Linear`, which is what they are. A model that is put into inference turns them
+into `Linear`, which picks among the three (`for_inference`), and back when it is trained. Wherever the choice
+is not ours, `Linear` does what nn.Linear does: while gradients are recorded, under autocast, in a graph that
+is traced, on another device, in another dtype.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+@cache
+def processor() -> str:
+    """Whose processor this is: "amd", "intel", or "" where neither is known to be true."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+    names = {"AuthenticAMD": "amd", "GenuineIntel": "intel"}
+    return next((name for vendor, name in names.items() if vendor in text), "")
+
+
+def plain(h: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """h [R, D], weight [F, D], bias [F] → h Wᵀ + bias [R, F]."""
+    return F.linear(h, weight, bias)
+
+
+def turned(h: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """The same, as (W hᵀ + bias)ᵀ."""
+    if bias is None:
+        return torch.mm(weight, h.t()).t().contiguous()
+    return torch.addmm(bias[:, None], weight, h.t()).t().contiguous()
+
+
+def parted(h: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """The same, a part of the outputs a thread, where they divide so."""
+    threads, (outputs, inputs) = torch.get_num_threads(), weight.shape
+    if threads == 1 or outputs % threads:
+        return turned(h, weight, bias)
+    parts = weight.view(threads, outputs // threads, inputs)
+    turned_h = h.t().expand(threads, inputs, h.shape[0])
+    if bias is None:
+        found = torch.bmm(parts, turned_h)  # [T, F / T, R]
+    else:
+        found = torch.baddbmm(bias.view(threads, -1, 1), parts, turned_h)
+    return found.view(outputs, h.shape[0]).t().contiguous()
+
+
+def few_rows(weight: Tensor, rows: int, maker: str) -> bool:
+    """Whether a weight [F, D] has so few rows to meet that reading it is all the work."""
+    if maker == "amd":
+        return rows <= 16
+    # what is small lies in the processor's own memory, where the plain product is as fast as any
+    return maker == "intel" and 4 <= rows <= 32 and weight.numel() >= 2**19
+
+
+class Linear(nn.Linear):
+    """y = x Wᵀ + bias, in the form that reads W fastest.
+
+    x [..., D] → y [..., F], the numbers of nn.Linear but for rounding.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = self.weight
+        if not is_ours_to_choose(x, weight):
+            return F.linear(x, weight, self.bias)
+        rows = x.numel() // weight.shape[1]
+        maker = processor()
+        if not few_rows(weight, rows, maker):
+            return F.linear(x, weight, self.bias)
+        product = parted if maker == "amd" and rows <= 2 else turned
+        return product(x.reshape(rows, weight.shape[1]), weight, self.bias).view(
+            *x.shape[:-1], weight.shape[0]
+        )
+
+
+def is_ours_to_choose(x: Tensor, weight: Tensor) -> bool:
+    """Whether x and the weight are float32 numbers on a CPU, and nobody watches how they are multiplied."""
+    return (
+        is_unwatched()
+        and x.is_cpu
+        and x.dtype is torch.float32
+        and weight.dtype is torch.float32
+        and x.shape[-1] == weight.shape[1]  # else F.linear's own error
+        and x.numel() > 0
+    )
+
+
+def is_unwatched() -> bool:
+    """Whether neither gradients are recorded, nor a graph traced, nor dtypes chosen by autocast."""
+    return not (
+        torch.is_grad_enabled()
+        or torch.compiler.is_compiling()
+        or torch.is_autocast_enabled("cpu")
+        or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+    )
+
+
+def for_inference(model: nn.Module, inference: bool = True) -> None:
+    """Let every nn.Linear of a model choose its product; or be as it was, if not `inference`.
+
+    It is the class of a module that changes: its parameters, its hooks and its name stay.
+    """
+    before, after = (nn.Linear, Linear) if inference else (Linear, nn.Linear)
+    for part in model.modules():
+        if type(part) is before:
+            part.__class__ = after
