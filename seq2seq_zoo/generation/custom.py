@@ -99,8 +99,8 @@ def load_custom(where: str, trust_remote_code: bool | None) -> Callable[..., Any
     """
     if not os.path.isdir(where) and not trust_remote_code:
         raise GenerationError(
-            f"custom_generate is {where!r}, code from the hub that would run on this machine: read it, and then "
-            "set trust_remote_code=True"
+            f"custom_generate is {where!r}, code from the hub that would run on this machine: read it, and "
+            "then set trust_remote_code=True"
         )
     path = resolve_file(where, FILE)
     assert path is not None

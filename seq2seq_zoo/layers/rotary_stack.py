@@ -70,6 +70,11 @@ class RotaryStack(Stack):
         super().__init__(embedding, layers, causal=True, final_norm=final_norm)
         self.rotary, self.window = rotary, window
 
+    @property
+    def border(self) -> int | None:
+        context = self.rotary.long_context
+        return None if context is None else context.original_length
+
     def new_state(self, *, capacity: int = 0, rows_per_source: int = 1) -> DecodingState:
         kind = DecodingState if self.rotary.long_context is None else LongRopeState
         return kind(len(self.layers), capacity=capacity, rows_per_source=rows_per_source)

@@ -246,6 +246,12 @@ class Stack(nn.Module):
             need_hidden=need_hidden,
         )
 
+    @property
+    def border(self) -> int | None:
+        """The length beyond which a row's earlier positions are computed otherwise; None where there is no
+        such length."""
+        return None
+
     def new_state(self, *, capacity: int = 0, rows_per_source: int = 1) -> DecodingState:
         """An empty state for a decoding run: see `DecodingState`."""
         return DecodingState(len(self.layers), capacity=capacity, rows_per_source=rows_per_source)

@@ -82,6 +82,15 @@ class StackDecoding:
         `chunk` reads a long prompt in pieces of so many positions. It is passed over where every position is
         asked for its attentions or hidden states, and where nothing is kept from one piece to the next.
         """
+        if last is not None and last > 1:
+            first = self._up_to_a_border(ids.shape[1], last)
+            if first:
+                rest = ids.shape[1] - first
+                parts = [
+                    self.step(ids[:, :first], last=last - rest).logits,
+                    self.step(ids[:, first:], last=rest).logits,
+                ]
+                return StepOutput(torch.cat(parts, dim=1))
         if self._state is None:
             return self._scored(self._again(ids, output_attentions, output_hidden_states), last)
         vectors, self._vectors = self._vectors, None
@@ -110,6 +119,29 @@ class StackDecoding:
             None,
             _all_repeated(step.hidden_states, shared),
         )
+
+    def _up_to_a_border(self, new: int, last: int) -> int:
+        """How many of `new` positions to read at first where, among the last ones, a row crosses the border
+        beyond which all its positions are computed otherwise; 0 where none does."""
+        if self._decoder.border is None:
+            return 0
+        start = self._length
+        end = start + new
+        lag = torch.zeros(1, dtype=torch.long)  # how far a row's positions are behind its columns
+        positions = self._positions_of(start, end)
+        if positions is not None:
+            lag = torch.arange(start, end, device=positions.device)[-1] - positions[:, -1]
+        columns = [column for column in (self._decoder.border + lag).tolist() if end - last < column < end]
+        return min(columns) - start if columns else 0
+
+    @property
+    def _length(self) -> int:
+        """How many positions were read."""
+        if self._state is not None:
+            return self._state.length
+        if self._ids is None:
+            return 0
+        return self._ids.shape[1] + (0 if self._vectors is None else self._vectors.shape[1])
 
     def _read(
         self,
