@@ -54,6 +54,13 @@ class TensorInfo:
     shape: tuple[int, ...]
     dtype: torch.dtype
     file: Path
+    begin: int | None = None
+    """Where in the file its bytes begin, if they lie there as they do in memory and the format says so."""
+
+    @property
+    def bytes(self) -> int:
+        """How many it takes."""
+        return math.prod(self.shape) * self.dtype.itemsize
 
 
 @dataclass(frozen=True)
@@ -63,6 +70,25 @@ class WeightFile:
     path: Path
     infos: dict[str, TensorInfo]
     tensor: Callable[[str], Tensor]
+
+    def read(self, key: str) -> Tensor:
+        """A tensor in memory of its own, where the format allows.
+
+        Of a mapped one, what was looked at stays in memory as long as anything of the file is in use.
+        """
+        info = self.infos[key]
+        if info.begin is None:
+            return self.tensor(key)
+        data = torch.empty(info.bytes, dtype=torch.uint8)
+        with open(info.file, "rb", buffering=0) as file:
+            file.seek(info.begin)
+            got, into = 0, data.numpy().data
+            while got < info.bytes:
+                step = file.readinto(into[got:])
+                if not step:
+                    raise CheckpointError(f"{info.file} has lost the data of {key!r} since it was opened")
+                got += step
+        return data.view(info.dtype).view(info.shape)
 
 
 def open_file(path: Path) -> WeightFile:
@@ -122,7 +148,7 @@ def read_header(path: Path) -> dict[str, TensorInfo]:
     ranges = []
     for key, entry in entries.items():
         shape, dtype, begin, end = _read_entry(path, key, entry, size - 8 - length)
-        infos[key] = TensorInfo(shape, dtype, path)
+        infos[key] = TensorInfo(shape, dtype, path, 8 + length + begin)
         ranges.append((begin, end, key))
 
     # The format leaves no holes: the tensors' bytes follow one another up to the end of the file.

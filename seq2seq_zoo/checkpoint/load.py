@@ -1,9 +1,9 @@
 """Filling a module from a checkpoint: every tensor exactly once, every key accounted for.
 
 The module was built on the meta device, so that it has shapes and no memory. Each of its parameters becomes
-the tensor of the checkpoint itself, which lies in a mapped file; only a cast, a stack or another device makes
-a copy, of one tensor at a time. What does not fit is gathered and said in one error; what is absent is newly
-initialised, and said in one warning.
+the tensor of the checkpoint itself, which lies in a mapped file, even where it is a stack (see `mapping`);
+only a cast or another device makes a copy, of one tensor at a time. What does not fit is gathered and said in
+one error; what is absent is newly initialised, and said in one warning.
 """
 
 import warnings
@@ -11,11 +11,13 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
+from functools import reduce
 
 import torch
 from torch import Tensor, nn
 
-from seq2seq_zoo.checkpoint.keymap import KeyMap, Link
+from seq2seq_zoo.checkpoint.keymap import KeyMap, Link, Stack
+from seq2seq_zoo.checkpoint.mapping import mapped_stack
 from seq2seq_zoo.checkpoint.plan import Plan, make_plan
 from seq2seq_zoo.checkpoint.progress import progress
 from seq2seq_zoo.checkpoint.weights import Weights
@@ -85,7 +87,7 @@ def load_weights(
 
     filler = _Filler(module, plan, torch.device(device or "cpu"), dtype, keep_float32)
     for link in progress(fitting, plan.bytes_of, f"loading {weights.where}"):
-        filler.fill(link, [weights.tensor(found.sources[key]) for key in link.keys])
+        filler.fill(link, weights, [found.sources[key] for key in link.keys])
     filler.initialise_rest(initialise)
     told = _told(report, plan.links, ", newly initialised: train before use")
     if told:
@@ -242,16 +244,22 @@ class _Filler:
         self.stored: torch.dtype | None = None  # of the first floating-point tensor loaded
         self.filled: set[str] = set()
 
-    def fill(self, link: Link, tensors: Sequence[Tensor]) -> None:
-        stored = tensors[0].dtype
-        for tensor in tensors[1:]:
-            stored = torch.promote_types(stored, tensor.dtype)
+    def fill(self, link: Link, weights: Weights, keys: Sequence[str]) -> None:
+        stored = reduce(torch.promote_types, map(weights.dtype, keys))
         if stored.is_floating_point and self.stored is None:
             self.stored = stored
         dtypes = [self._dtype(name, stored) for name in link.names]
-        for name, tensor in zip(
-            link.names, link.rule.to_ours(tensors, link.shapes, dtypes, self.device), strict=True
-        ):
+        as_stored = self.device.type == "cpu" and {*dtypes, *map(weights.dtype, keys)} == {stored}
+        if as_stored and isinstance(link.rule, Stack):
+            whole = mapped_stack([weights[key] for key in keys])
+            if whole is not None:
+                self._put(link.names[0], whole)
+                return
+        # What is copied anyway is not mapped: the file's pages would stay in memory beside the copy.
+        copied = not as_stored or isinstance(link.rule, Stack)
+        tensors = [weights.read(key) if copied else weights.tensor(key) for key in keys]
+        ours = link.rule.to_ours(tensors, link.shapes, dtypes, self.device)
+        for name, tensor in zip(link.names, ours, strict=True):
             self._put(name, tensor)
 
     def _dtype(self, name: str, stored: torch.dtype) -> torch.dtype:

@@ -57,6 +57,10 @@ class Weights(Mapping[str, TensorInfo]):
         """
         return self._files[key].tensor(key)
 
+    def read(self, key: str) -> Tensor:
+        """The tensor, to be converted and let go of: in memory of its own where the format allows."""
+        return self._files[key].read(key)
+
 
 def open_weights(
     where: str | os.PathLike[str],
