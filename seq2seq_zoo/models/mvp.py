@@ -30,9 +30,11 @@ from ..layers.attention import Attention
 from ..layers.embedding import InputEmbedding
 from ..layers.feed_forward import FeedForward
 from ..layers.heads import ClassificationHead, kept_positions, token_loss
+from ..layers.masks import padding_mask
 from ..layers.norms import LayerNorm
 from ..layers.positions import LearnedPositions
 from ..layers.prefix import PrefixPrompt
+from ..layers.rotary_stack import real_positions
 from ..layers.state import DecodingState
 from ..layers.transformer import TransformerLayer
 from ..outputs import BaseModelOutputWithPastAndCrossAttentions, CausalLMOutputWithCrossAttentions
@@ -503,7 +505,15 @@ class MvpForCausalLM(Writes):
         output_attentions: bool = False,
         output_hidden_states: bool = False,
     ) -> StackDecoding:
-        """Make ready to continue `rows_per_source` texts for each row of the prompt."""
+        """Make ready to continue `rows_per_source` texts for each row of the prompt.
+
+        The first real token of a prompt stands at position 0, so that a prompt padded on the left is
+        continued as it would be alone; a pair says otherwise by position_ids.
+        """
+        positions = inputs.get("position_ids")
+        real = padding_mask(inputs.get("attention_mask"))
+        if positions is None and real is not None:
+            positions = real_positions(real)
         return StackDecoding(
             self.decoder,
             self.scores,
@@ -511,6 +521,7 @@ class MvpForCausalLM(Writes):
             capacity=capacity,
             use_cache=use_cache,
             prompt_mask=inputs.get("attention_mask"),
+            prompt_positions=positions,
             prompt_vectors=inputs.get("inputs_embeds"),
             memory=inputs.get("encoder_hidden_states"),
             memory_mask=inputs.get("encoder_attention_mask"),
