@@ -3,9 +3,10 @@
     seq2seq-zoo run --task TASK --model WHERE [options] [TEXT ...]    write, a line a result
     seq2seq-zoo inspect WHERE                                         show a checkpoint without loading it
 
-Results go to standard output. What goes wrong goes to standard error, as one line, and the exit code says
-what it was: 2 for a command that makes no sense, 1 for one that failed, 130 for Ctrl-C, 141 for a reader that
-went away. torch is imported when there is work to do, so that `--help` answers at once.
+Results go to standard output; where one is written at a time, token by token, it shows as it grows. What goes
+wrong goes to standard error, as one line, and the exit code says what it was: 2 for a command that makes no
+sense, 1 for one that failed, 130 for Ctrl-C, 141 for a reader that went away. torch is imported when there is
+work to do, so that `--help` answers at once.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from typing import Any, NoReturn
 
 from . import __version__
 from .errors import GenerationError, UsageError, ZooError
-from .pipelines.tasks import find_task, task_names
+from .pipelines.tasks import TEXT_GENERATION, find_task, task_names
 
 FAILED, MISUSED, INTERRUPTED, READER_GONE = 1, 2, 130, 141
 
@@ -77,6 +78,9 @@ def run(chosen: argparse.Namespace) -> None:
 
     from .pipelines import pipeline
 
+    continues = find_task(chosen.task).name == TEXT_GENERATION
+    if not continues and (chosen.chat is not None or chosen.system is not None):
+        raise UsageError(f"--chat and --system are for {TEXT_GENERATION}, but --task is {chosen.task}")
     generation = {name: getattr(chosen, name) for name in GENERATION}
     write = pipeline(
         chosen.task,
@@ -92,10 +96,25 @@ def run(chosen: argparse.Namespace) -> None:
     if chosen.seed is not None:
         torch.manual_seed(chosen.seed)
     texts = iter(chosen.text) if chosen.text else _lines_of(sys.stdin)
-    for results in write(texts):
+    prompts: Iterator[Any] = texts
+    if continues and _is_chat(chosen, write.tokenizer):
+        system = [] if chosen.system is None else [{"role": "system", "content": chosen.system}]
+        prompts = ([*system, {"role": "user", "content": text}] for text in texts)
+        write.options["return_full_text"] = False
+    if chosen.batch_size == write.option("num_beams") == write.option("num_return_sequences") == 1:
+        for prompt in prompts:
+            write.stream(prompt, lambda text: print(text, end="", flush=True))
+            print(flush=True)
+        return
+    for results in write(prompts):
         for result in results:
             (answer,) = result.values()
             print(" ".join(answer.splitlines()), flush=True)
+
+
+def _is_chat(chosen: argparse.Namespace, tokenizer: Any) -> bool:
+    """Whether a text is a user's message: as asked for, or if the tokenizer can write conversations."""
+    return tokenizer.chat_template is not None if chosen.chat is None else chosen.chat
 
 
 def inspect(chosen: argparse.Namespace) -> None:
@@ -166,6 +185,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--batch-size", default=1, type=int, metavar="N", help="texts in one pass through the model (1)")
     add("--truncation", action="store_true", help="cut texts that are too long for the model")
+    add(
+        "--chat",
+        action=_FLAG,
+        default=None,
+        help=f"{TEXT_GENERATION}: each text is a message to answer, not a text to continue; so by itself if "
+        "the tokenizer has a chat template",
+    )
+    add("--system", metavar="TEXT", help=f"{TEXT_GENERATION}: the system message before each message")
     add("--seed", type=int, metavar="N", help="start of the random numbers, for sampling that repeats itself")
     for name, (kind, text) in GENERATION.items():
         reading = (

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -31,14 +32,16 @@ Pair = tuple[str, str]
 
 def train(
     model: Model | nn.Module,
-    tokenizer: Tokenizer,
-    batches: Iterator[list[Pair]],
+    tokenizer: Any,
+    batches: Iterator[list[Any]],
     *,
+    tensors: Callable[[Any, list[Any]], dict[str, Any]] | None = None,
     steps: int,
     peak_rate: float,
 ) -> None:
     """Train those parameters of `model` that ask for a gradient, for `steps` batches; prints the loss as it
-    falls."""
+    falls. `tensors` makes the model's arguments of a batch, by default one of pairs."""
+    tensors = tensors or _tensors
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=peak_rate, betas=(0.9, 0.98), weight_decay=0.0)
     warmup = max(1, steps // 10)
@@ -50,7 +53,7 @@ def train(
     model.train()
     started, smooth = time.perf_counter(), None
     for step in range(1, steps + 1):
-        loss = model(**_tensors(tokenizer, next(batches))).loss
+        loss = model(**tensors(tokenizer, next(batches))).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()

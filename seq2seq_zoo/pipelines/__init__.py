@@ -1,7 +1,8 @@
 """The front door: from a task and a checkpoint to a callable that takes texts and returns texts.
 
-Reading order: `tasks` (the table of what there is), `factory` (the function `pipeline`), `text2text` (what it
-returns), `devices`. The names below are loaded when first used: the command line reads `tasks` without torch.
+Reading order: `tasks` (the table of what there is), `factory` (the function `pipeline`), `base`, `text2text`
+and `text_generation` (what it returns), `streaming`, `devices`. The names below are loaded when first used:
+the command line reads `tasks` without torch.
 """
 
 from importlib import import_module
@@ -10,10 +11,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .factory import pipeline as pipeline
     from .text2text import Text2TextPipeline as Text2TextPipeline
+    from .text_generation import TextGenerationPipeline as TextGenerationPipeline
 
-_MODULES = {"Text2TextPipeline": "text2text", "pipeline": "factory"}
+_MODULES = {
+    "Text2TextPipeline": "text2text",
+    "TextGenerationPipeline": "text_generation",
+    "pipeline": "factory",
+}
 
-__all__ = ["Text2TextPipeline", "pipeline"]
+__all__ = ["Text2TextPipeline", "TextGenerationPipeline", "pipeline"]
 
 
 def __getattr__(name: str) -> Any:

@@ -18,9 +18,9 @@ from ..errors import UsageError
 from ..models import auto
 from ..models.base import Model
 from ..tokenization import AutoTokenizer
+from .base import Pipeline
 from .devices import find_device
 from .tasks import TASKS, Task, find_task, task_names
-from .text2text import check_options
 
 
 def pipeline(
@@ -62,7 +62,6 @@ def pipeline(
     row = None if task is None else find_task(task)
     if device is not None and device_map is not None:
         raise UsageError(f"device is {device!r} and device_map is {device_map!r}; give one of them")
-    check_options(options)
     loading = _loading_options(config, dtype, torch_dtype, model_kwargs or {})
     hub: dict[str, Any] = {
         "revision": revision,
@@ -77,19 +76,26 @@ def pipeline(
     if isinstance(model, Model):
         _refuse_for_model(model, loading, tokenizer)
         row = _task_of_class(type(model), row)
+        _driver(row).check_options(options)
         opened = model if device is None and device_map is None else model.to(find_device(here))
     elif isinstance(model, (str, os.PathLike)):
         loading["device"] = find_device(here)
         row = row or _task_of_place(model, loading.get("config"), hub)
+        _driver(row).check_options(options)
         opened = getattr(auto, f"AutoModelFor{row.model}").from_pretrained(model, **hub, **loading)
         tokenizer = model if tokenizer is None else tokenizer
     else:
         raise UsageError(f"model is {model!r}; it must be a checkpoint's place or a model of this package")
     if isinstance(tokenizer, (str, os.PathLike)):
         tokenizer = AutoTokenizer.from_pretrained(tokenizer, **hub)
+    return _driver(row)(row, opened, tokenizer, name=task or row.name, **options)
+
+
+def _driver(row: Task) -> type[Pipeline]:
+    """The class that does a task."""
     module, _, name = row.driver.partition(":")
-    driver = getattr(import_module(f"{__package__}.{module}"), name)
-    return driver(row, opened, tokenizer, name=task or row.name, **options)
+    driver: type[Pipeline] = getattr(import_module(f"{__package__}.{module}"), name)
+    return driver
 
 
 def _loading_options(

@@ -31,12 +31,16 @@ class Task:
     """Options of `generate` that apply where nobody sets them."""
 
 
+TEXT_GENERATION = "text-generation"
+
 _WRITING = {"max_new_tokens": 256, "num_beams": 4}
+_GOING_ON = {"max_new_tokens": 256, "do_sample": True, "temperature": 0.7}
 
 TASKS: tuple[Task, ...] = (
     Task("text2text-generation", "Seq2SeqLM", "text2text:Text2TextPipeline", "generated", _WRITING),
     Task("summarization", "Seq2SeqLM", "text2text:Text2TextPipeline", "summary", _WRITING),
     Task("translation", "Seq2SeqLM", "text2text:Text2TextPipeline", "translation", _WRITING),
+    Task(TEXT_GENERATION, "CausalLM", "text_generation:TextGenerationPipeline", "generated", _GOING_ON),
 )
 
 _DIRECTION = re.compile(r"translation_[^_]+_to_[^_]+")

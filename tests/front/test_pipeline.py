@@ -322,7 +322,7 @@ def test_a_model_stays_where_it_is_or_goes_where_it_is_sent(model: Any, tokenize
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"task": "conversation"}, "must be one of text2text-generation, summarization, translation, tr"),
+        ({"task": "conversation"}, "must be one of text2text-generation, summarization, translation, text"),
         ({"task": "translation_en_de"}, "must be one of text2text-generation"),
         ({"task": 3}, "task is 3; it must be one of"),
         ({"model": None}, "model is None"),
