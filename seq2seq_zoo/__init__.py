@@ -48,6 +48,7 @@ _NAMES = {
         GenerateDecoderOnlyOutput GenerateEncoderDecoderOutput GenerateBeamDecoderOnlyOutput
         GenerateBeamEncoderDecoderOutput TextStreamer TextIteratorStreamer
     """,
+    "inference": "optimize",
     "pipelines": "pipeline",
 }
 _HOME = {name: module for module, names in _NAMES.items() for name in names.split()}

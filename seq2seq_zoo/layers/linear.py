@@ -74,9 +74,9 @@ def few_rows(weight: Tensor, rows: int, maker: str) -> bool:
 
 
 class Linear(nn.Linear):
-    """y = x Wᵀ + bias, in the form that reads W fastest.
+    """nn.Linear in the form that reads its weight fastest.
 
-    x [..., D] → y [..., F], the numbers of nn.Linear but for rounding.
+    x [..., D] → x Wᵀ + bias [..., F], the same numbers but for rounding.
     """
 
     def forward(self, x: Tensor) -> Tensor:

@@ -59,6 +59,7 @@ BESIDES = {
     "PreTrainedTokenizerFast",
     "TokenizerError",
     "UsageError",
+    "optimize",
 }
 """Names we add to the contract's."""
 

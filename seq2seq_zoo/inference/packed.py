@@ -1,0 +1,110 @@
+"""Weights laid out once for the matrix kernels of this machine.
+
+A matrix kernel reads its weight in blocks. Given an ordinary weight it brings it into that order in every
+call, or reads it in an order that memory dislikes; given a packed one it need not. `PackedLinear` keeps,
+besides its weight, a copy that oneDNN has laid out, and uses whichever of the two is faster for the
+number of rows at hand:
+
+    float32     a few rows read the weight itself, in the forms of `layers.linear`; up to 64 the packed copy
+    bfloat16    all read the packed copy
+
+The copy is made when a pass first needs it: a layer that is only read for other numbers of rows, as those
+of an encoder, costs nothing. It is remade where the weight has changed. The layer stays a whole linear
+layer: it saves, moves and loads as ever, and training drops the copy.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..layers.linear import Linear, is_unwatched, processor
+
+
+class Pack(NamedTuple):
+    """A packed copy, and the place and the version of the weight it is a copy of."""
+
+    weight: Tensor
+    place: int
+    version: int
+
+
+class PackedLinear(Linear):
+    """y = x Wᵀ + bias, x [..., D] → y [..., F], by a packed copy of W where that is faster.
+
+    The numbers of nn.Linear but for rounding.
+    """
+
+    _pack: Pack | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = self.weight
+        if (
+            is_unwatched()
+            and x.is_cpu
+            and x.dtype is weight.dtype
+            and x.shape[-1] == weight.shape[1]
+            and reads_packed(weight, x.numel() // weight.shape[1], processor())
+            and can_pack(weight.dtype)
+        ):
+            return multiply(x, self.packed(), self.bias)
+        return super().forward(x)
+
+    def packed(self) -> Tensor:
+        """The packed copy of the weight as it is now."""
+        weight, pack = self.weight, self._pack
+        place, version = weight.data_ptr(), 0 if weight.is_inference() else weight._version
+        if pack is None or pack.place != place or pack.version != version:
+            self._pack = pack = Pack(pack_weight(weight.detach()), place, version)
+        return pack.weight
+
+    def train(self, mode: bool = True) -> PackedLinear:
+        if mode:
+            self._pack = None
+            self.__class__ = nn.Linear  # type: ignore[assignment]
+            nn.Linear.train(self, mode)
+            return self
+        return super().train(mode)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy or a pickle of the layer takes along: not the pack."""
+        return {name: value for name, value in self.__dict__.items() if name != "_pack"}
+
+
+def reads_packed(weight: Tensor, rows: int, maker: str) -> bool:
+    """Whether so many rows meet a packed weight [F, D] sooner than the weight itself."""
+    if rows == 0 or not maker:
+        return False
+    if weight.dtype is torch.bfloat16:
+        return True
+    if weight.dtype is not torch.float32 or rows > 64:
+        return False
+    return rows >= 3 if maker == "amd" else rows >= 4 and weight.numel() >= 2**19
+
+
+@cache
+def can_pack(dtype: torch.dtype) -> bool:
+    """Whether this machine and this PyTorch have the packed product, which is not a public one: tried on a
+    small one, whose numbers must be right."""
+    try:
+        h, weight, bias = (torch.linspace(-1, 1, n, dtype=dtype) for n in (96, 64 * 32, 64))
+        h, weight = h.view(3, 32), weight.view(64, 32)
+        found = multiply(h, pack_weight(weight), bias)
+        expected = F.linear(h.double(), weight.double(), bias.double())
+        return torch.allclose(found.double(), expected, rtol=0.02, atol=0.02)
+    except (AttributeError, RuntimeError, TypeError):
+        return False
+
+
+def pack_weight(weight: Tensor) -> Tensor:
+    """A weight [F, D] in the order of oneDNN's kernels; an opaque tensor of the same shape and dtype."""
+    return torch.ops.mkldnn._reorder_linear_weight(weight)  # type: ignore[no-any-return]
+
+
+def multiply(x: Tensor, packed: Tensor, bias: Tensor | None) -> Tensor:
+    """x [..., D], packed weight [F, D] → x Wᵀ + bias [..., F]."""
+    return torch.ops.mkldnn._linear_pointwise(x, packed, bias, "none", [], "")  # type: ignore[no-any-return]

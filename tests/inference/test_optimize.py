@@ -1,0 +1,301 @@
+"""optimize(): the numbers of the model it was given, and a model that says what it can no longer do."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+import seq2seq_zoo as zoo
+from seq2seq_zoo.errors import UsageError
+from seq2seq_zoo.inference import packed
+from seq2seq_zoo.inference.frozen import FrozenLinear
+from seq2seq_zoo.inference.packed import PackedLinear, can_pack, multiply, pack_weight
+from seq2seq_zoo.layers.linear import Linear
+from tests.inference.conftest import FAMILIES, arguments, logits
+
+each_family = pytest.mark.parametrize("model", FAMILIES, indirect=True)
+an_mt5 = pytest.mark.parametrize("model", ["mt5"], indirect=True)
+SHRINKING = [{"dtype": "float16"}, {"quantize": "int8"}, {"quantize": "int8-dynamic"}, {"quantize": "int4"}]
+each_shrinking = pytest.mark.parametrize("options", SHRINKING, ids=str)
+
+needs_packs = pytest.mark.skipif(not can_pack(torch.float32), reason="PyTorch has no packed product here")
+
+
+@pytest.fixture
+def always_packed(monkeypatch):
+    """Every number of rows, and every size, takes the packed route."""
+    monkeypatch.setattr(packed, "reads_packed", lambda weight, rows, maker: rows > 0)
+
+
+def error(found, expected):
+    return float((found.float() - expected.float()).norm().detach() / expected.float().norm().detach())
+
+
+# ---- packed ----
+
+
+@needs_packs
+@pytest.mark.parametrize("rows", [1, 2, 5, 33])
+@pytest.mark.parametrize("bias", [True, False])
+def test_the_packed_product_is_the_public_one(rows, bias):
+    torch.manual_seed(rows)
+    h, weight = torch.randn(rows, 48), torch.randn(80, 48)
+    shift = torch.randn(80) if bias else None
+    expected = nn.functional.linear(h.double(), weight.double(), None if shift is None else shift.double())
+    for dtype, tolerance in ((torch.float32, 1e-4), (torch.bfloat16, 0.2)):
+        if can_pack(dtype):
+            small = None if shift is None else shift.to(dtype)
+            found = multiply(h.to(dtype), pack_weight(weight.to(dtype)), small)
+            torch.testing.assert_close(found.double(), expected, rtol=0, atol=tolerance)
+
+
+@needs_packs
+@each_family
+def test_float32_is_exact_to_rounding(model, always_packed):
+    expected = logits(model)
+    returned = zoo.optimize(model)
+    assert returned is model
+    assert not model.training
+    torch.testing.assert_close(logits(model), expected, rtol=0, atol=2e-5)
+    held = [part for part in model.modules() if isinstance(part, PackedLinear) and part._pack is not None]
+    assert held, "packed weights were used"
+
+
+@each_family
+def test_the_same_tokens(model):
+    kwargs = {name: value for name, value in arguments(model).items() if "decoder" not in name}
+    settings = {"max_new_tokens": 6, "min_new_tokens": 6, "num_beams": 3}
+    expected = model.generate(**kwargs, **settings)
+    assert torch.equal(zoo.optimize(model).generate(**kwargs, **settings), expected)
+
+
+def test_without_the_private_operators_the_public_ones_serve(built, monkeypatch):
+    expected = logits(built["mt5"])
+    model = zoo.optimize(copy.deepcopy(built["mt5"]))
+    monkeypatch.setattr(packed, "reads_packed", lambda weight, rows, maker: True)
+    monkeypatch.setattr(packed, "can_pack", lambda dtype: False)
+    monkeypatch.setattr(packed, "pack_weight", None)
+    torch.testing.assert_close(logits(model), expected, rtol=0, atol=2e-5)
+
+
+def test_an_operator_that_is_missing_or_wrong_is_found_out(monkeypatch):
+    def missing(weight):
+        raise AttributeError("'_OpNamespace' 'mkldnn' object has no attribute '_reorder_linear_weight'")
+
+    for broken in (missing, lambda weight: weight + 1):
+        packed.can_pack.cache_clear()
+        with monkeypatch.context() as patch:
+            patch.setattr(packed, "pack_weight", broken)
+            assert not can_pack(torch.float32)
+    packed.can_pack.cache_clear()
+
+
+@needs_packs
+@an_mt5
+def test_nothing_stale_is_kept(model, always_packed):
+    zoo.optimize(model)
+    logits(model)
+    with torch.no_grad():
+        model.lm_head.weight.mul_(2)  # in place
+    doubled = logits(model)
+    model.lm_head.weight = nn.Parameter(model.lm_head.weight.detach() / 2)  # another tensor
+    torch.testing.assert_close(logits(model) * 2, doubled)
+    model.load_state_dict({name: torch.zeros_like(value) for name, value in model.state_dict().items()})
+    assert not logits(model).any()
+
+
+@an_mt5
+def test_a_packed_model_saves_and_is_resized_as_ever(model, tmp_path):
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    zoo.optimize(model)
+    logits(model)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    model.save_pretrained(tmp_path)
+    again = type(model).from_pretrained(tmp_path)
+    torch.testing.assert_close(logits(again), logits(model), rtol=0, atol=2e-5)
+    model.resize_token_embeddings(700)
+    assert logits(model).shape[-1] == 700
+    assert logits(model.double()).dtype is torch.float64
+
+
+@needs_packs
+@an_mt5
+def test_training_undoes_it(model, always_packed):
+    zoo.optimize(model)
+    logits(model)
+    model.train()
+    assert {type(part) for part in model.modules() if isinstance(part, nn.Linear)} == {nn.Linear}
+    model(**arguments(model)).logits.sum().backward()
+    assert model.lm_head.weight.grad is not None
+    model.eval()
+    assert type(model.lm_head) is Linear
+
+
+@needs_packs
+@an_mt5
+def test_gradients_are_those_of_the_model(model, always_packed):
+    plain = copy.deepcopy(model)
+    for each in (plain, zoo.optimize(model)):
+        each(**arguments(each)).logits.square().mean().backward()
+    for (name, ours), (_, theirs) in zip(model.named_parameters(), plain.named_parameters(), strict=True):
+        assert (ours.grad is None) == (theirs.grad is None), name
+        if ours.grad is not None:
+            torch.testing.assert_close(ours.grad, theirs.grad)
+
+
+@each_family
+def test_a_cast_is_what_loading_in_that_dtype_gives(model, tmp_path):
+    model.save_pretrained(tmp_path)
+    loaded = type(model).from_pretrained(tmp_path, dtype="bfloat16")
+    zoo.optimize(model, dtype="bfloat16")
+    assert model.dtype is model.config.dtype is torch.bfloat16
+    for (name, ours), (_, theirs) in zip(
+        model.state_dict().items(), loaded.state_dict().items(), strict=True
+    ):
+        assert ours.dtype is theirs.dtype, name
+        assert torch.equal(ours, theirs), name
+
+
+@each_family
+def test_bfloat16_stays_near(model):
+    expected = logits(model)
+    found = logits(zoo.optimize(model, dtype=torch.bfloat16))
+    assert found.dtype is torch.bfloat16
+    assert error(found, expected) < 0.05
+
+
+def test_tied_weights_stay_tied(built):
+    model = zoo.optimize(copy.deepcopy(built["mvp"]), dtype="bfloat16")
+    assert model.lm_head.weight is model.get_input_embeddings().weight
+
+
+# ---- 16, 8 and 4 bits ----
+
+LIMITS = {"float16": 2e-3, "int8": 0.03, "int8-dynamic": 0.06, "int4": 0.25}
+
+
+@each_shrinking
+@pytest.mark.parametrize("model", ["mt5", "mvp", "bert2bert"], indirect=True)
+def test_shrunken_weights_stay_near(model, options):
+    expected = logits(model)
+    zoo.optimize(model, **options)
+    found = logits(model)
+    assert found.dtype is torch.float32
+    assert 0 < error(found, expected) < LIMITS[options.get("quantize", "float16")]
+    assert not [part for part in model.modules() if type(part) in (nn.Linear, Linear)]
+
+
+@each_shrinking
+@an_mt5
+def test_a_shrunken_model_can_be_cast(model, options):
+    """Its arithmetic changes, its rounded weights do not."""
+    before = logits(zoo.optimize(model, **options))
+    found = logits(model.to(torch.bfloat16))
+    assert found.dtype is torch.bfloat16
+    assert error(found, before) < 0.03
+    assert error(logits(model.float()), before) < 0.03
+
+
+@each_shrinking
+@an_mt5
+@torch.no_grad()
+def test_each_layer_multiplies_by_its_rounded_weight(model, options):
+    """For one row and for many, which go different ways: the numbers of the rounded weight."""
+    linear = copy.deepcopy(model.lm_head)
+    zoo.optimize(model, **options)
+    few, many = torch.randn(1, 3, 64), torch.randn(40, 64)
+    whole = model.lm_head(torch.eye(64)).t()  # [F, D]: each column is what a unit vector brings back
+    assert error(whole, linear.weight) < LIMITS[options.get("quantize", "float16")]
+    for x in (few, many):
+        assert error(model.lm_head(x), x @ whole.t()) < (0.02 if "dynamic" in str(options) else 1e-5)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("quantize", ["int8", "int4"])
+@an_mt5
+def test_quantized_weights_in_half_precision(model, dtype, quantize):
+    expected = logits(model)
+    found = logits(zoo.optimize(model, dtype=dtype, quantize=quantize))
+    assert found.dtype is getattr(torch, dtype)
+    assert error(found, expected) < LIMITS[quantize] + 0.03
+
+
+def test_int4_gives_way_to_int8_where_a_shape_does_not_fit():
+    model = nn.Sequential(nn.Linear(64, 96), nn.Linear(96, 7))
+    zoo.optimize(model, quantize="int4")
+    assert ["int4" in repr(part) for part in model] == [True, False]
+    assert "int8" in repr(model[1])
+
+
+def test_columns_of_zeros():
+    for quantize in ("int8", "int8-dynamic", "int4"):
+        model = nn.Sequential(nn.Linear(32, 32))
+        nn.init.zeros_(model[0].weight)
+        bias = model[0].bias.detach().clone()
+        zoo.optimize(model, quantize=quantize)
+        with torch.no_grad():
+            torch.testing.assert_close(model(torch.randn(2, 32)), bias.expand(2, -1))
+
+
+@each_shrinking
+@an_mt5
+def test_what_a_shrunken_model_refuses(model, options, tmp_path):
+    count = model.num_parameters()
+    zoo.optimize(model, **options)
+    assert model.num_parameters() == count
+    model.to("cpu")
+    model.to(torch.float32)
+    before = logits(model)
+    with pytest.raises(UsageError, match="cannot be saved; save the model before optimize"):
+        model.save_pretrained(tmp_path)
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(UsageError, match="cannot be saved"):
+        model.state_dict()
+    with pytest.raises(UsageError, match="cannot be moved to meta"):
+        model.lm_head.to("meta")
+    with pytest.raises(UsageError, match="optimize another copy"):
+        zoo.optimize(model)
+    model.train()
+    with pytest.raises(UsageError, match="cannot be trained; call eval"):
+        model(**arguments(model))
+    model.eval()
+    assert torch.equal(logits(model), before)
+
+
+@each_shrinking
+@an_mt5
+def test_a_copy_of_a_shrunken_model(model, options):
+    zoo.optimize(model, **options)
+    assert torch.equal(logits(copy.deepcopy(model)), logits(model))
+
+
+# ---- refusals ----
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"dtype": "int8"}, "dtype is 'int8'; it must be float32, bfloat16 or float16"),
+        ({"dtype": "nonsense"}, "dtype is 'nonsense'; it must be"),
+        ({"dtype": torch.float64}, "dtype is torch.float64; it must be"),
+        ({"quantize": "int3"}, "quantize is 'int3'; it must be one of 'int8', 'int8-dynamic', 'int4'"),
+        ({"dtype": "bfloat16", "quantize": "int8-dynamic"}, "give it dtype='float32'"),
+    ],
+)
+def test_refusals_come_before_any_work(built, options, message):
+    model = copy.deepcopy(built["mt5"]).train()
+    with pytest.raises(UsageError, match=message):
+        zoo.optimize(model, **options)
+    assert model.training
+    assert not [part for part in model.modules() if isinstance(part, (FrozenLinear, PackedLinear))]
+    assert model.dtype is torch.float32
+
+
+def test_a_model_without_weights_is_refused():
+    with torch.device("meta"):
+        model = nn.Linear(2, 2)
+    with pytest.raises(UsageError, match="on the meta device"):
+        zoo.optimize(model)
+    with pytest.raises(UsageError, match="model is a str; it must be a model"):
+        zoo.optimize("google/mt5-small")
