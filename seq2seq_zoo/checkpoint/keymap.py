@@ -24,7 +24,7 @@ from itertools import combinations
 import torch
 from torch import Tensor
 
-from seq2seq_zoo.checkpoint.template import Template, by_length
+from seq2seq_zoo.checkpoint.template import Names, Template, template
 
 Shape = tuple[int, ...]
 
@@ -203,6 +203,10 @@ class Link:
     key_shapes: tuple[Shape, ...]
 
 
+_SOUND: set[tuple[tuple[Rule, ...], str]] = set()
+"""Rules and base prefixes that have passed the check of a KeyMap."""
+
+
 class KeyMap:
     """The rules of one model class, checked, and applied to names.
 
@@ -219,33 +223,36 @@ class KeyMap:
         self.rules = rules
         self._carriers = [_Carried(rule) for rule in rules if isinstance(rule, Carrier)]
         self._aliases = [
-            (Template(rule.theirs), _below(rule.theirs, rule.same_as))
+            (template(rule.theirs), _below(rule.theirs, rule.same_as))
             for rule in rules
             if isinstance(rule, Alias)
         ]
-        self._drops = [(Template(rule.theirs), rule.why) for rule in rules if isinstance(rule, Drop)]
+        self._drops = [(template(rule.theirs), rule.why) for rule in rules if isinstance(rule, Drop)]
         self._respellings = [rule for rule in rules if isinstance(rule, Respell)]
-        self._check()
+        takers = [rule for rule in rules if not isinstance(rule, Respell)]
+        self._has_head = any(rule.theirs.startswith(base_prefix) for rule in takers)
+        identity = (tuple(rules), base_prefix)
+        if identity not in _SOUND:  # the check takes longer than the rest of a load
+            self._check()
+            _SOUND.add(identity)
 
     def links(self, shapes: Mapping[str, Sequence[int]]) -> list[Link]:
         """How a module's tensors, given by name and shape, are found in a checkpoint; in the rules' order.
 
         Names that no rule gives are left out. A Split of which only some names are there is a ValueError.
         """
-        groups = by_length(shapes)
+        known = Names(shapes)
         found = []
         for carried in self._carriers:
-            for name in groups.get(len(carried.ours[0].segments), ()):
-                holes = carried.ours[0].match(name)
-                if holes is not None:
-                    names = tuple(ours.fill(holes) for ours in carried.ours)
-                    absent = [other for other in names if other not in shapes]
-                    if absent:
-                        raise ValueError(f"{carried.rule} gives {name}, but there is no {', '.join(absent)}")
-                    ours = tuple(tuple(shapes[other]) for other in names)
-                    theirs = tuple(carried.rule.their_shapes(ours))
-                    keys = tuple(carried.key(holes, e) for e in range(len(theirs)))
-                    found.append(Link(carried.rule, keys, names, ours, theirs))
+            for name, holes in carried.ours[0].matches(known):
+                names = tuple(ours.fill(holes) for ours in carried.ours)
+                absent = [other for other in names if other not in shapes]
+                if absent:
+                    raise ValueError(f"{carried.rule} gives {name}, but there is no {', '.join(absent)}")
+                ours = tuple(tuple(shapes[other]) for other in names)
+                theirs = tuple(carried.rule.their_shapes(ours))
+                keys = tuple(carried.key(holes, e) for e in range(len(theirs)))
+                found.append(Link(carried.rule, keys, names, ours, theirs))
         return found
 
     def spellings(self, key: str) -> list[str]:
@@ -291,13 +298,12 @@ class KeyMap:
                     f"alias {theirs.text!r} is the same as {same_as.text!r}, which no rule takes"
                 )
         takers += [theirs for theirs, _ in self._aliases] + [theirs for theirs, _ in self._drops]
-        self._has_head = any(taker.text.startswith(self.base_prefix) for taker in takers)
 
         spelt: dict[int, list[tuple[int, Template]]] = {}
         for owner, taker in enumerate(takers):
             for text in dict.fromkeys(self._prefixed(taker.text)):
-                template = Template(text)
-                spelt.setdefault(len(template.segments), []).append((owner, template))
+                taken = template(text)
+                spelt.setdefault(len(taken.segments), []).append((owner, taken))
         for same_length in spelt.values():
             for (i, a), (j, b) in combinations(same_length, 2):
                 if i != j and a.overlaps(b):
@@ -317,7 +323,7 @@ class _Carried:
 
     def __init__(self, rule: Carrier) -> None:
         self.rule = rule
-        self.theirs = Template(rule.theirs)
+        self.theirs = template(rule.theirs)
         texts = rule.ours if isinstance(rule, Split) else (rule.ours,)
         self.ours = [_below(rule.theirs, text) for text in texts]
         extra = self.theirs.holes - self.ours[0].holes
@@ -335,4 +341,4 @@ class _Carried:
 
 def _below(theirs: str, text: str) -> Template:
     """The template of the other side, where a hole need not list its words again."""
-    return Template(text, Template(theirs).choices)
+    return template(text, tuple(template(theirs).choices.items()))

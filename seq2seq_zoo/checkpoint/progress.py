@@ -16,14 +16,14 @@ def progress(items: Collection[T], size: Callable[[T], int], what: str) -> Itera
     The bar is the hub's: HF_HUB_DISABLE_PROGRESS_BARS and its disable_progress_bars() take it away, and where
     standard error is no terminal there is none.
     """
-    start, done, bar = time.monotonic(), 0, None
-    total = sum(map(size, items))
+    sizes = [size(item) for item in items]
+    start, total, done, bar = time.monotonic(), sum(sizes), 0, None
     try:
-        for item in items:
+        for item, more in zip(items, sizes, strict=True):
             yield item
-            done += size(item)
+            done += more
             if bar is not None:
-                bar.update(size(item))
+                bar.update(more)
             elif time.monotonic() - start > PATIENCE and done < total:
                 bar = _bar(done, total, what)
     finally:

@@ -8,13 +8,15 @@ A hole may share its dot-separated segment with fixed text (`{p}_proj`), but not
 then matches a template in at most one way, so that filling the holes is the exact inverse of matching.
 """
 
+import itertools
 import re
 from collections.abc import Iterable, Mapping
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 HOLE = re.compile(r"\{([a-z]+)(?::([^{}]*))?\}")
 # No leading zeros: "layers.07" would be written back as "layers.7".
 NUMBER = "0|[1-9][0-9]*"
+WHOLE_NUMBER = re.compile(rf"(?<![^.])(?:{NUMBER})(?![^.])")
 IDENTIFIER = "[A-Za-z_][A-Za-z0-9_]*"
 
 
@@ -38,6 +40,8 @@ class Segment:
 
     def overlaps(self, other: "Segment") -> bool:
         """Whether some text may match both; errs towards yes where both are open-ended."""
+        if self.hole is None and other.hole is None:
+            return self.before == other.before
         if self.words:
             return any(re.fullmatch(other.pattern, word) for word in self.words)
         if other.words:
@@ -52,6 +56,9 @@ class Segment:
         return long.startswith(short) and right.endswith(left) and re.fullmatch(fits, swallowed) is not None
 
 
+segment = lru_cache(maxsize=4096)(Segment)  # the same few segments stand in all rules of all families
+
+
 class Template:
     """A dotted name with holes. `choices` gives words to holes that list none themselves."""
 
@@ -59,11 +66,12 @@ class Template:
         for hole, words in (choices or {}).items():
             text = text.replace(f"{{{hole}}}", f"{{{hole}:{words}}}")
         self.text = text
-        self.segments = tuple(Segment(part) for part in text.split("."))
+        self.segments = tuple(segment(part) for part in text.split("."))
         names = [segment.hole for segment in self.segments if segment.hole]
         if not text or len(names) != len(set(names)):
             raise ValueError(f"template {text!r} must not be empty or use a placeholder twice")
         self.holes = frozenset(names)
+        self.numbered = any(WHOLE_NUMBER.fullmatch(segment.before) for segment in self.segments)
         self.choices = {hole: words for hole, words in HOLE.findall(text) if words}
 
     @cached_property
@@ -74,6 +82,15 @@ class Template:
         """What fills the holes to give `name`, or None."""
         found = self.regex.fullmatch(name)
         return found.groupdict() if found else None
+
+    def matches(self, names: "Names") -> list[tuple[str, dict[str, str]]]:
+        """Those of `names` that match, in their order, with what fills the holes."""
+        tried: Iterable[str] = names.order
+        if not self.numbered:  # then names that differ in numbers alone match all, or none
+            likely = [group for one, group in names.alike.items() if self.match(one) is not None]
+            tried = sorted(itertools.chain(*likely), key=names.order.__getitem__)
+        found = ((name, self.match(name)) for name in tried)
+        return [(name, holes) for name, holes in found if holes is not None]
 
     def fill(self, holes: Mapping[str, str]) -> str:
         """The name with these fills; the inverse of `match`. Fills without a hole are ignored."""
@@ -86,9 +103,18 @@ class Template:
         )
 
 
-def by_length(names: Iterable[str]) -> dict[int, list[str]]:
-    """Names by their number of segments: only these can match a template of that length."""
-    groups: dict[int, list[str]] = {}
-    for name in names:
-        groups.setdefault(name.count(".") + 1, []).append(name)
-    return groups
+@lru_cache(maxsize=4096)
+def template(text: str, choices: tuple[tuple[str, str], ...] = ()) -> Template:
+    """The Template of these words, made once."""
+    return Template(text, dict(choices))
+
+
+class Names:
+    """Names to match with many templates."""
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self.order = {name: place for place, name in enumerate(names)}
+        self.alike: dict[str, list[str]] = {}
+        """Those that differ in whole numbers between dots alone, below the name with zeros for them."""
+        for name in self.order:
+            self.alike.setdefault(WHOLE_NUMBER.sub("0", name), []).append(name)
