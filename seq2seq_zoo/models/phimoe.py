@@ -362,6 +362,7 @@ class PhimoeModel(Phimoe):
         past_key_values: DecodingState | None = None,
         inputs_embeds: Tensor | None = None,
         use_cache: bool | None = None,
+        cache_position: Tensor | None = None,
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
         output_router_logits: bool | None = None,
@@ -369,10 +370,10 @@ class PhimoeModel(Phimoe):
     ) -> Any:
         """input_ids int64 [B, L] or inputs_embeds [B, L, D] → MoeModelOutputWithPast.
 
-        attention_mask [B, past + L], 1 = real, covers what `past_key_values` holds as well. position_ids
-        int64 [B or 1, L]: where absent, tokens are counted without the padding, so that a padded row is read
-        as it would be alone. With output_router_logits the output holds the scores of each layer's router,
-        [B · L, experts].
+        attention_mask [B, past + L], 1 = real, covers what `past_key_values` holds as well; cache_position,
+        accepted for its sake, follows from it. position_ids int64 [B or 1, L]: where absent, tokens are
+        counted without the padding, so that a padded row is read as it would be alone. With
+        output_router_logits the output holds the scores of each layer's router, [B · L, experts].
         """
         one_input(input_ids, inputs_embeds, "input_ids", "inputs_embeds")
         state = check_state(past_key_values)

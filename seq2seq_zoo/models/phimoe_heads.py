@@ -55,10 +55,11 @@ class PhimoeForCausalLM(Phimoe, Writes):
         inputs_embeds: Tensor | None = None,
         labels: Tensor | None = None,
         use_cache: bool | None = None,
+        output_router_logits: bool | None = None,
+        cache_position: Tensor | None = None,
+        logits_to_keep: int | Tensor = 0,
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
-        output_router_logits: bool | None = None,
-        logits_to_keep: int | Tensor = 0,
         return_dict: bool | None = None,
     ) -> Any:
         """As the model without a head, with logits [B, L, V] → MoeCausalLMOutputWithPast.
@@ -78,6 +79,7 @@ class PhimoeForCausalLM(Phimoe, Writes):
             past_key_values,
             inputs_embeds,
             use_cache,
+            cache_position,
             output_attentions,
             output_hidden_states,
             output_router_logits,
@@ -180,8 +182,8 @@ class PhimoeForSequenceClassification(Phimoe):
             past_key_values,
             inputs_embeds,
             use_cache,
-            output_attentions,
-            output_hidden_states,
+            output_attentions=output_attentions,
+            output_hidden_states=output_hidden_states,
             output_router_logits=False,
             return_dict=True,
         )
