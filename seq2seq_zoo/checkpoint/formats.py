@@ -18,12 +18,14 @@ import zipfile
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from seq2seq_zoo.checkpoint.mapping import mapped_rows
 from seq2seq_zoo.errors import CheckpointError
 
 DTYPES = {
@@ -105,22 +107,24 @@ def open_file(path: Path) -> WeightFile:
 
 
 def open_safetensors(path: Path) -> WeightFile:
-    """Map the file; its tensors are views of the mapping and stay valid when the WeightFile is gone."""
+    """Read the header; the tensors are mapped one by one, and stay valid when the WeightFile is gone."""
     from safetensors import SafetensorError, safe_open
 
     infos = read_header(path)
-    try:
-        handle: Any = safe_open(path, framework="pt", device="cpu")
-    except SafetensorError as error:
-        raise CheckpointError(f"{path} is not a sound safetensors file: {error}") from error
+
+    @cache
+    def library() -> Any:  # maps the whole file: for systems on which `mapped_rows` does not know how
+        return safe_open(path, framework="pt", device="cpu")
 
     def tensor(key: str) -> Tensor:
+        info = infos[key]
+        mapped = mapped_rows([(path, info.begin or 0)], info.shape, info.dtype)
+        if mapped is not None:
+            return mapped[0]
         try:
-            value: Tensor = handle.get_tensor(key)
+            value: Tensor = library().get_tensor(key)
         except (SafetensorError, RuntimeError, OverflowError, ValueError) as error:
-            raise CheckpointError(
-                f"{path}: {key!r} of shape {infos[key].shape} cannot be read: {error}"
-            ) from error
+            raise CheckpointError(f"{path}: {key!r} of shape {info.shape} cannot be read: {error}") from error
         # Files of other writers may start the data at an odd byte, where vector instructions cannot read.
         return value.clone() if value.data_ptr() % value.element_size() else value
 

@@ -17,7 +17,6 @@ import torch
 from torch import Tensor, nn
 
 from seq2seq_zoo.checkpoint.keymap import KeyMap, Link, Stack
-from seq2seq_zoo.checkpoint.mapping import mapped_stack
 from seq2seq_zoo.checkpoint.plan import Plan, make_plan
 from seq2seq_zoo.checkpoint.progress import progress
 from seq2seq_zoo.checkpoint.weights import Weights
@@ -236,7 +235,7 @@ class _Filler:
         dtype: torch.dtype | None,
         keep_float32: Sequence[str],
     ) -> None:
-        self.module = module
+        self.owners = dict(module.named_modules(remove_duplicate=False))
         self.plan = plan
         self.device = device
         self.dtype = dtype
@@ -251,7 +250,7 @@ class _Filler:
         dtypes = [self._dtype(name, stored) for name in link.names]
         as_stored = self.device.type == "cpu" and {*dtypes, *map(weights.dtype, keys)} == {stored}
         if as_stored and isinstance(link.rule, Stack):
-            whole = mapped_stack([weights[key] for key in keys])
+            whole = weights.rows(keys)
             if whole is not None:
                 self._put(link.names[0], whole)
                 return
@@ -278,7 +277,7 @@ class _Filler:
         )
         for tied in self.plan.tied[name]:
             owner, _, leaf = tied.rpartition(".")
-            setattr(self.module.get_submodule(owner), leaf, new)
+            setattr(self.owners[owner], leaf, new)
         self.filled.add(name)
         return new
 
@@ -290,8 +289,8 @@ class _Filler:
                 old = self.plan.tensors[name]
                 dtype = self._dtype(name, self.stored or old.dtype)
                 tensor = self._put(name, _unset(old.shape, dtype, self.device))
-                fresh.setdefault(self.module.get_submodule(name.rpartition(".")[0]), []).append(tensor)
-        for owner in self.module.modules():
+                fresh.setdefault(self.owners[name.rpartition(".")[0]], []).append(tensor)
+        for owner in self.owners.values():
             for key, buffer in list(owner.named_buffers(recurse=False)):
                 if buffer.is_meta:  # not persistent: no checkpoint stores it
                     unset = _unset(buffer.shape, buffer.dtype, self.device)

@@ -9,7 +9,7 @@ Of the layouts of the hub the first one present is taken:
 """
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from seq2seq_zoo.checkpoint.formats import TensorInfo, WeightFile, open_file, parse_json_object
+from seq2seq_zoo.checkpoint.mapping import mapped_rows
 from seq2seq_zoo.checkpoint.resolve import relative_path, resolve_file
 from seq2seq_zoo.errors import CheckpointError
 
@@ -56,6 +57,13 @@ class Weights(Mapping[str, TensorInfo]):
         The mapping is private: writing into the tensor does not reach the file.
         """
         return self._files[key].tensor(key)
+
+    def rows(self, keys: Sequence[str]) -> Tensor | None:
+        """Tensors of one shape and dtype as the rows of one, mapped like `tensor`; None where they would have
+        to be copied."""
+        infos = [self[key] for key in keys]
+        places = [(info.file, info.begin) for info in infos if info.begin is not None]
+        return mapped_rows(places, infos[0].shape, infos[0].dtype) if len(places) == len(keys) else None
 
     def read(self, key: str) -> Tensor:
         """The tensor, to be converted and let go of: in memory of its own where the format allows."""
