@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from seq2seq_zoo.errors import GenerationError
-from seq2seq_zoo.generation.inputs import check_ids, check_mask
+from seq2seq_zoo.generation.inputs import check_ids, check_length, check_mask
 from seq2seq_zoo.generation.protocol import Decoding, GenerativeModel, StepOutput
 
 # what belongs to the prompt itself, not to what it is read with
@@ -62,6 +62,7 @@ def settle_negative_prompt(
         check_mask("negative_prompt_attention_mask", mask, ids.shape)
         own["attention_mask"] = mask
     if model.is_encoder_decoder:
+        check_length(name, ids, model.source_positions)
         return NegativePrompt(own | {"input_ids": ids}, prompt)
     positions = model.max_positions
     if positions is not None and ids.shape[1] + new_tokens - 1 > positions:

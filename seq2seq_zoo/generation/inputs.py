@@ -33,8 +33,11 @@ def settle_source(
         inputs["input_ids"] = ids = _bos_prompt(model, inputs, config)
     if ids is not None:
         inputs["input_ids"] = ids = check_ids("input_ids", ids, vocabulary)
+        if outputs is None:
+            check_length("input_ids", ids, model.source_positions)
     if embeds is not None:
         _check_embeds(embeds)
+        check_length("inputs_embeds", embeds, model.source_positions)
     if outputs is not None:
         hidden = (
             outputs[0] if isinstance(outputs, (tuple, list)) else getattr(outputs, "last_hidden_state", None)
@@ -165,6 +168,14 @@ def check_ids(name: str, ids: Any, vocabulary: int) -> Tensor:
             f"{name} holds the id {wrong}, but the vocabulary has {vocabulary} ids (0 and up)"
         )
     return ids.long()
+
+
+def check_length(name: str, source: Tensor, positions: int | None) -> None:
+    """Refuse a source [rows, length, …] that is longer than the encoder can read."""
+    if positions is not None and source.shape[1] > positions:
+        raise GenerationError(
+            f"{name} has {source.shape[1]} tokens, but the model reads {positions} (max_position_embeddings)"
+        )
 
 
 def _check_embeds(embeds: Any) -> None:

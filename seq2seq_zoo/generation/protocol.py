@@ -92,6 +92,7 @@ class GenerativeModel(Protocol):
     config: has `vocab_size`; or, for a pair of models, `encoder` and `decoder` that have one each.
     is_encoder_decoder: whether ids continue a decoder prompt (True) or the input itself (False).
     max_positions: how many positions the decoder can read; None where nothing limits it.
+    source_positions: how many the encoder can read; None where nothing limits it, or there is none.
     generation_inputs: the names of the keywords of `generate` that are the model's own, such as input_ids,
         attention_mask, inputs_embeds, encoder_outputs, decoder_input_ids, decoder_attention_mask.
     """
@@ -106,6 +107,8 @@ class GenerativeModel(Protocol):
     def is_encoder_decoder(self) -> bool: ...
     @property
     def max_positions(self) -> int | None: ...
+    @property
+    def source_positions(self) -> int | None: ...
     @property
     def generation_inputs(self) -> frozenset[str]: ...
 

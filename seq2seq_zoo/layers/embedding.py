@@ -50,6 +50,11 @@ class InputEmbedding(nn.Module):
         self.scale = scale
         self.dropout = nn.Dropout(dropout)
 
+    @property
+    def limit(self) -> int | None:
+        """How many positions it has learnt; None where it has none to learn."""
+        return None if self.positions is None else self.positions.weight.shape[0] - self.positions.offset
+
     def vectors(self, ids: Tensor) -> Tensor:
         """The scaled token vectors alone: [B, L] → [B, L, D]."""
         check_ids(ids, self.tokens.num_embeddings)

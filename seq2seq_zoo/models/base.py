@@ -397,6 +397,11 @@ class Writes(Model):
         return None
 
     @property
+    def source_positions(self) -> int | None:
+        """How many positions the encoder can read; None where nothing limits it, or there is none."""
+        return None
+
+    @property
     def reads_memory(self) -> bool:
         """Whether a decoder alone has cross-attention, so that it can be the writing half of a pair."""
         return False

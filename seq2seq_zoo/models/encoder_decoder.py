@@ -25,6 +25,7 @@ from ..errors import CheckpointError, ConfigError
 from ..generation import GenerateOutput, GenerationConfig
 from ..layers.heads import shift_right, token_loss
 from ..layers.state import DecodingState
+from ..layers.transformer import Stack
 from ..outputs import BaseModelOutput, CausalLMOutputWithCrossAttentions, Seq2SeqLMOutput
 from .arguments import EncoderOutputs, as_encoder_output, as_returned, either, one_input
 from .base import Model, Writes
@@ -424,6 +425,12 @@ class EncoderDecoderModel(Writes):
     def max_positions(self) -> int | None:
         """How many positions the decoder can read."""
         return self.decoder.max_positions
+
+    @property
+    def source_positions(self) -> int | None:
+        """How many positions the encoder has learnt; None where it has none to learn."""
+        stack = next(part for part in self.encoder.modules() if isinstance(part, Stack))
+        return stack.embedding.limit
 
     def begin_decoding(
         self,

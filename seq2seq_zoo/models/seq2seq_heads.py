@@ -135,8 +135,12 @@ class Seq2SeqLM(Seq2SeqHead, Writes):
     @property
     def max_positions(self) -> int | None:
         """How many positions the decoder has learnt; None where they are relative."""
-        positions = self.model.decoder.embedding.positions
-        return None if positions is None else positions.weight.shape[0] - positions.offset
+        return self.model.decoder.embedding.limit
+
+    @property
+    def source_positions(self) -> int | None:
+        """How many positions the encoder has learnt; None where they are relative."""
+        return self.model.encoder.embedding.limit
 
     def begin_decoding(
         self,

@@ -15,7 +15,7 @@ TOKENS = {"pad_token_id": PAD, "eos_token_id": EOS, "bos_token_id": START, "deco
 MVP = {
     "vocab_size": V,
     "d_model": 16,
-    "encoder_layers": 1,
+    "encoder_layers": 2,
     "decoder_layers": 2,
     "max_position_embeddings": 64,
     "encoder_attention_heads": 2,

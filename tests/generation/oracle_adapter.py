@@ -25,6 +25,7 @@ class OracleModel:
         options = oracle.generation_config.to_diff_dict()
         self.generation_config = GenerationConfig.from_dict(options)
         self.max_positions = getattr(oracle.config, "max_position_embeddings", None)
+        self.source_positions = self.max_positions if self.is_encoder_decoder else None
         self.generation_inputs = frozenset(("input_ids", "attention_mask", "inputs_embeds"))
         if self.is_encoder_decoder:
             self.generation_inputs |= {"encoder_outputs", "decoder_input_ids", "decoder_attention_mask"}
@@ -213,7 +214,7 @@ class ToyMarkov:
     """
 
     is_encoder_decoder = True
-    max_positions = None
+    max_positions = source_positions = None
     device = torch.device("cpu")
     generation_inputs = frozenset(("input_ids", "attention_mask", "decoder_input_ids"))
 

@@ -127,7 +127,7 @@ def test_code_of_the_hub_needs_trust(monkeypatch):
         "seq2seq_zoo.generation.custom.resolve_file", lambda *_: pytest.fail("something was fetched")
     )
     for trust in (None, False):
-        with pytest.raises(GenerationError, match="custom_generate is 'someone/loop'.*trust_remote_code"):
+        with pytest.raises(GenerationError, match=r"custom_generate is 'someone/loop'.*trust_remote_code"):
             family("phimoe").generate(IDS, custom_generate="someone/loop", trust_remote_code=trust)
 
 
