@@ -14,7 +14,7 @@ from ..layers.rotary_stack import real_positions
 from ..layers.router import load_balancing_loss
 from ..layers.state import DecodingState
 from ..outputs import MoeCausalLMOutputWithPast, MoeModelOutputWithPast, SequenceClassifierOutputWithPast
-from .arguments import as_returned, either
+from .arguments import as_returned, either, one_input
 from .base import Writes
 from .decoding import StackDecoding
 from .phimoe import Phimoe, PhimoeConfig, PhimoeModel
@@ -174,7 +174,13 @@ class PhimoeForSequenceClassification(Phimoe):
         num_labels 1) or float [B, num_labels] (each label on its own); config.problem_type says which, or
         their dtype does.
         """
-        last = self._last_real(input_ids, attention_mask, inputs_embeds)
+        one_input(input_ids, inputs_embeds, "input_ids", "inputs_embeds")
+        rows = 1 if input_ids is None else input_ids.shape[0]
+        if rows > 1 and attention_mask is None and self.config.pad_token_id is None:
+            raise ValueError(
+                f"input_ids have {rows} rows, and pad_token_id is None; to find a row's last token, the config "
+                "must have a pad_token_id, or attention_mask must be given"
+            )
         body: MoeModelOutputWithPast = self.model(
             input_ids,
             attention_mask,
@@ -188,6 +194,7 @@ class PhimoeForSequenceClassification(Phimoe):
             return_dict=True,
         )
         x = body.last_hidden_state
+        last = self._last_real(input_ids, attention_mask, x.shape[1])
         logits = self.classification_head(x[torch.arange(x.shape[0], device=x.device), last])
         loss = None if labels is None else classification_loss(logits, labels, self.config.problem_type)
         output = SequenceClassifierOutputWithPast(
@@ -195,24 +202,13 @@ class PhimoeForSequenceClassification(Phimoe):
         )
         return as_returned(output, either(return_dict, self.config.return_dict))
 
-    def _last_real(
-        self, ids: Tensor | None, attention_mask: Tensor | None, vectors: Tensor | None
-    ) -> Tensor | int:
-        """The column of each row's last real token, [B], or -1 if it is the last of all."""
+    def _last_real(self, ids: Tensor | None, attention_mask: Tensor | None, length: int) -> Tensor | int:
+        """The column of each row's last real token, [B] or [1], or -1 if it is the last of all."""
         pad = self.config.pad_token_id
-        given = vectors if ids is None else ids
-        if given is None:  # the model refuses this
-            return -1
         real = None if ids is None or pad is None else ids != pad
         if attention_mask is not None and attention_mask.dim() == 2:
-            attended = attention_mask[:, -given.shape[1] :] != 0
+            attended = attention_mask[:, -length:] != 0
             real = attended if real is None else attended & real
         if real is None:
-            if ids is not None and ids.shape[0] != 1:
-                raise ValueError(
-                    f"input_ids have {ids.shape[0]} rows, and pad_token_id is None; to find a row's last "
-                    "token, the config must have a pad_token_id, or attention_mask must be given"
-                )
             return -1
-        at = torch.arange(real.shape[1], device=real.device)
-        return torch.where(real, at, 0).amax(1)
+        return torch.where(real, torch.arange(length, device=real.device), 0).amax(1)
