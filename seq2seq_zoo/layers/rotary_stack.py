@@ -93,11 +93,14 @@ class RotaryStack(Stack):
         need_weights: bool = False,
         need_hidden: bool = False,
     ) -> StackOutput:
-        """As any stack's, without memory.
+        """As any stack's. There is no cross-attention and no head is scaled, so memory and head_mask must be
+        None.
 
         positions int64 [B or 1, L]: where absent, a token's position is the number of real tokens before it
         in its row (with an attention_mask of one's own for each query: of all tokens).
         """
+        if memory is not None or head_mask is not None:
+            raise ValueError("a stack with rotary positions takes neither a memory nor a head_mask")
         past = 0 if state is None else state.length
         x = self.embedding(ids, vectors)
         rows, length = x.shape[0], x.shape[1]

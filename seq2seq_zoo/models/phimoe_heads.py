@@ -178,8 +178,8 @@ class PhimoeForSequenceClassification(Phimoe):
         rows = 1 if input_ids is None else input_ids.shape[0]
         if rows > 1 and attention_mask is None and self.config.pad_token_id is None:
             raise ValueError(
-                f"input_ids have {rows} rows, and pad_token_id is None; to find a row's last token, the config "
-                "must have a pad_token_id, or attention_mask must be given"
+                f"input_ids have {rows} rows, and pad_token_id is None; to find a row's last token, the "
+                "config must have a pad_token_id, or attention_mask must be given"
             )
         body: MoeModelOutputWithPast = self.model(
             input_ids,
