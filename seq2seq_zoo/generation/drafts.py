@@ -161,8 +161,8 @@ def check_assistant(model: GenerativeModel, assistant: Any, request: Request) ->
     theirs, ours = vocabularies(assistant), vocabularies(model)
     if theirs != ours:
         raise GenerationError(
-            f"assistant_model must have the same tokenizer, but reads {theirs[0]} ids and writes {theirs[1]}; "
-            f"the model reads {ours[0]} and writes {ours[1]}"
+            f"assistant_model must have the model's tokenizer, but reads {theirs[0]} ids and writes "
+            f"{theirs[1]}; the model reads {ours[0]} and writes {ours[1]}"
         )
     if request.source_ids is None:
         raise GenerationError("assistant_model needs the input's ids (input_ids), but there are none")

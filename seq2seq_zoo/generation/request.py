@@ -299,8 +299,8 @@ def _settle_lengths(
     if limit <= prompt:
         name = "decoder_input_ids" if model.is_encoder_decoder else "inputs_embeds" if hidden else "input_ids"
         raise GenerationError(
-            f"{name} has {prompt + hidden} tokens, which leaves nothing to generate: the model has {positions} "
-            "positions"
+            f"{name} has {prompt + hidden} tokens, which leaves nothing to generate: the model has "
+            f"{positions} positions"
         )
 
     if config.min_new_tokens is not None:

@@ -136,3 +136,24 @@ def ragged(name, lengths=(7, 4, 2), seed=0):
         ids[row, where] = torch.randint(4, V, (length,), generator=generator)
         mask[row, where] = 1
     return ids, mask
+
+
+class Counting:
+    """A model whose passes are counted, with the positions that each was asked to score."""
+
+    def __init__(self, model):
+        self.model, self.passes = model, []
+
+    def __getattr__(self, name):
+        return getattr(self.model, name)
+
+    def begin_decoding(self, inputs, **options):
+        decoding = self.model.begin_decoding(inputs, **options)
+        step = decoding.step
+
+        def counted(ids, *, last=None, **flags):
+            self.passes.append(last)
+            return step(ids, last=last, **flags)
+
+        decoding.step = counted
+        return decoding

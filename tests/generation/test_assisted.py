@@ -8,7 +8,7 @@ import torch
 
 from seq2seq_zoo.errors import GenerationError
 from seq2seq_zoo.generation import GenerationConfig, StepOutput, generate
-from tests.generation.families import EOS, MAKE, READS_A_SOURCE, V, family, like, ragged
+from tests.generation.families import EOS, MAKE, READS_A_SOURCE, Counting, V, family, like, ragged
 from tests.generation.oracle_adapter import ToyMarkov
 
 EAGER = {"num_assistant_tokens": 5, "assistant_confidence_threshold": 0.0}
@@ -44,27 +44,6 @@ def test_greedy_text_is_that_of_greedy_search(name, options):
         for field in ("scores", "logits"):
             for mine, other in zip(assisted[field], plain[field], strict=True):
                 torch.testing.assert_close(mine, other, rtol=1e-5, atol=1e-5)
-
-
-class Counting:
-    """A model whose passes are counted, with the positions that each was asked to score."""
-
-    def __init__(self, model):
-        self.model, self.passes = model, []
-
-    def __getattr__(self, name):
-        return getattr(self.model, name)
-
-    def begin_decoding(self, inputs, **options):
-        decoding = self.model.begin_decoding(inputs, **options)
-        step = decoding.step
-
-        def counted(ids, *, last=None, **flags):
-            self.passes.append(last)
-            return step(ids, last=last, **flags)
-
-        decoding.step = counted
-        return decoding
 
 
 # LongRoPE turns all of a text by other factors from its 13th token on: a draft is read up to there first
@@ -236,8 +215,7 @@ def exact(table, steps, options):
     "options",
     [
         {},
-        {"temperature": 0.6},
-        {"top_k": 2},
+        {"temperature": 0.6, "top_k": 3},
         {"no_repeat_ngram_size": 1},
         {"assistant_confidence_threshold": 0.5},
     ],
@@ -398,7 +376,7 @@ def test_more_refusals():
     other = copy.copy(model)
     other.config = copy.copy(model.config)
     other.config.vocab_size = V + 1
-    with pytest.raises(GenerationError, match=r"assistant_model must have the same tokenizer.*41.*40"):
+    with pytest.raises(GenerationError, match=r"assistant_model must have the model's tokenizer.*41.*40"):
         model.generate(rows[:1], assistant_model=other)
     with pytest.raises(GenerationError, match="assistant_model needs the input's ids"):
         model.generate(inputs_embeds=model.get_input_embeddings()(rows[:1]), assistant_model=model)

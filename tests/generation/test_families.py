@@ -1,4 +1,4 @@
-"""Every family through one loop: truths that need no oracle, and the draws of transformers on the same weights."""
+"""Every family through one loop: truths that need no oracle, and the draws of transformers."""
 
 import copy
 import threading
@@ -154,7 +154,7 @@ def test_two_threads_write_with_one_model(name):
     assert all(torch.equal(a, b) for a, b in zip(written, expected, strict=True))
 
 
-class Failure(Exception): ...
+class AccidentError(Exception): ...
 
 
 class Failing:
@@ -166,7 +166,7 @@ class Failing:
     def __call__(self, *given, **_):
         self.calls += 1
         if self.calls == 4:
-            raise Failure
+            raise AccidentError
         return given[1] if len(given) == 2 and isinstance(given[1], torch.Tensor) else False
 
     put = __call__
@@ -182,7 +182,7 @@ def test_an_exception_leaves_the_model_usable(name):
     weights = {key: value.clone() for key, value in model.state_dict().items()}
     for accident in ("streamer", "logits_processor", "stopping_criteria"):
         for mode in ({}, {"assistant_model": like(name)}, {"guidance_scale": 2.0}):
-            with pytest.raises(Failure):
+            with pytest.raises(AccidentError):
                 model.generate(ids, **{accident: Failing()}, **options, **mode)
     assert torch.is_grad_enabled()
     assert model.generate(ids, **options).tolist() == expected.tolist()

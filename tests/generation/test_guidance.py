@@ -1,4 +1,4 @@
-"""Classifier-free guidance: the oracle's tokens where it has any, and for all families the formula by hand."""
+"""Classifier-free guidance: the oracle's tokens where it has any; for all families the formula by hand."""
 
 import pytest
 import torch

@@ -129,11 +129,8 @@ def test_a_default_or_checkpoint_length_is_capped_by_the_positions(models):
         assert model.generate(prompt).shape[1] == 49
     finally:
         model.generation_config = kept
-    refused(
-        model,
-        "input_ids has 49 tokens, which leaves nothing to generate.*48 positions",
-        torch.randint(3, 40, (1, 49)),
-    )
+    match = "input_ids has 49 tokens, which leaves nothing to generate.*48 positions"
+    refused(model, match, torch.randint(3, 40, (1, 49)))
 
 
 def test_a_checkpoints_own_wishes_may_be_impossible_here(models):
