@@ -2,8 +2,9 @@
 
 Reading order: `protocol` (what a model offers), `config` and `ranges` (the options), `request` and `inputs`
 (a call, settled), `generate` (the way through), `run` (what the loops share), `sampling` and `beams` (the
-loops), `processors`, `warpers` and `stopping` (what watches over a step), `outputs`, `transitions`,
-`streamers`, and `peaks` (the best of a wide row).
+loops), `assisted` and `drafts` (several tokens a step), `guidance` (away from a negative prompt), `custom`
+(a loop of one's own), `processors`, `warpers` and `stopping` (what watches over a step), `outputs`,
+`transitions`, `streamers`, `pace` (many processes), and `peaks` (the best of a wide row).
 """
 
 from seq2seq_zoo.generation.config import GenerationConfig

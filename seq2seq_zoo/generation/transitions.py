@@ -34,8 +34,9 @@ def compute_transition_scores(
     longest = int((rows >= 0).sum(dim=1).max())
     rows = rows[:, :longest].long()
     tokens = sequences[:, sequences.shape[1] - longest :]
-    steps = torch.stack(tuple(scores[:longest]))  # [T, rows, V]
-    if normalize_logits:
-        steps = steps.log_softmax(dim=-1)
-    chosen = steps[torch.arange(longest, device=tokens.device), rows.clamp(min=0), tokens]  # [N, T]
-    return chosen.masked_fill(rows < 0, 0.0)
+    chosen = []
+    for at, step in enumerate(scores[:longest]):  # [R, V]
+        row = rows[:, at].clamp(min=0)
+        score = step[row, tokens[:, at]]
+        chosen.append(score - step.logsumexp(dim=-1)[row] if normalize_logits else score)
+    return torch.stack(chosen, dim=1).masked_fill(rows < 0, 0.0)

@@ -35,7 +35,7 @@ from ..checkpoint import (
 )
 from ..config import Config, Place, dtype_named, read_config
 from ..errors import CheckpointError, ConfigError
-from ..generation import Decoding, GenerateOutput, GenerationConfig, generate
+from ..generation import Decoding, GenerateOutput, GenerationConfig, compute_transition_scores, generate
 from ..hub import Pushable, options_of_push, push_folder
 from ..layers.experts import StackedLinear
 from ..layers.linear import for_inference
@@ -425,6 +425,16 @@ class Writes(Model):
     ) -> Tensor | GenerateOutput:
         """Write: see `seq2seq_zoo.generation.generate`, which takes the same arguments."""
         return generate(self, inputs, generation_config, **kwargs)
+
+    def compute_transition_scores(
+        self,
+        sequences: Tensor,
+        scores: Sequence[Tensor],
+        beam_indices: Tensor | None = None,
+        normalize_logits: bool = False,
+    ) -> Tensor:
+        """The score of each token that was chosen: see `seq2seq_zoo.generation.compute_transition_scores`."""
+        return compute_transition_scores(sequences, scores, beam_indices, normalize_logits)
 
 
 @torch.no_grad()

@@ -12,6 +12,7 @@ from transformers.generation.streamers import TextStreamer as OracleStreamer
 from seq2seq_zoo.errors import GenerationError
 from seq2seq_zoo.generation import TextIteratorStreamer, TextStreamer, compute_transition_scores
 from seq2seq_zoo.generation.stopping import StopStrings
+from tests.generation.families import family
 from tests.generation.oracle_adapter import both
 
 TEXT = (
@@ -166,6 +167,7 @@ def test_transition_scores(model, options, normalize):
     )
     arguments = (output.sequences, output.scores, output.get("beam_indices"), normalize)
     ours = compute_transition_scores(*arguments)
+    assert torch.equal(ours, family("mt5").compute_transition_scores(*arguments))
     torch.testing.assert_close(ours, model.oracle.compute_transition_scores(*arguments))
     if options and not normalize:
         lengths = (output.beam_indices >= 0).sum(dim=1)
