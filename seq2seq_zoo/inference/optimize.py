@@ -10,7 +10,10 @@ import torch
 from torch import nn
 
 from ..errors import UsageError
+from ..layers.experts import Experts
 from ..layers.linear import Linear
+from ..layers.router import SparseMixer
+from .experts import FrozenExperts, PackedExperts
 from .frozen import FrozenLinear
 from .packed import PackedLinear
 from .rounded import DynamicInt8Linear, Float16Linear, Int4Linear, Int8Linear, has_packed_kernels
@@ -51,19 +54,16 @@ def optimize(model: ModelT, *, dtype: torch.dtype | str | None = None, quantize:
         return model
     if quantize is not None:
         _cast(model, wanted)
-        for linear in _linears(model):
-            kind = {"int8": Int8Linear, "int8-dynamic": DynamicInt8Linear, "int4": Int4Linear}[quantize]
-            if kind is Int4Linear and not Int4Linear.fits(linear.out_features, linear.in_features):
-                kind = Int8Linear
-            kind.freeze(linear)
+        _freeze(model, {"int8": Int8Linear, "int8-dynamic": DynamicInt8Linear, "int4": Int4Linear}[quantize])
     elif wanted is torch.float16 and has_packed_kernels():
         _cast(model, torch.float32)
-        for linear in _linears(model):
-            Float16Linear.freeze(linear)
+        _freeze(model, Float16Linear)
     else:
         _cast(model, wanted)
         for linear in _linears(model):
             linear.__class__ = PackedLinear
+        for experts in _experts(model):
+            PackedExperts.pack(experts)
     return model
 
 
@@ -109,6 +109,28 @@ def _linears(model: nn.Module) -> Iterator[nn.Linear]:
     for part in list(model.modules()):
         if type(part) in (nn.Linear, Linear, PackedLinear):
             yield part  # type: ignore[misc]
+
+
+def _experts(model: nn.Module) -> Iterator[Experts]:
+    """The plain or packed experts of a model."""
+    for part in list(model.modules()):
+        if type(part) in (Experts, PackedExperts):
+            yield part  # type: ignore[misc]
+
+
+def _freeze(model: nn.Module, kind: type[FrozenLinear]) -> None:
+    """Round all weights but those of routers, which are few, and whose least error may change an expert."""
+
+    def freeze(linear: nn.Linear) -> None:
+        fits = kind is not Int4Linear or Int4Linear.fits(linear.out_features, linear.in_features)
+        (kind if fits else Int8Linear).freeze(linear)
+
+    routers = {part.scores for part in model.modules() if isinstance(part, SparseMixer)}
+    for linear in _linears(model):
+        if linear not in routers:
+            freeze(linear)
+    for experts in _experts(model):
+        FrozenExperts.freeze(experts, freeze)
 
 
 def _cast(model: nn.Module, dtype: torch.dtype | None) -> None:

@@ -20,10 +20,10 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .activations import Activation
+from .linear import product
 from .router import SparseMixer
 
 LARGEST = 256.0
@@ -53,7 +53,7 @@ class StackedLinear(nn.Module):
     def forward(self, x: Tensor, groups: Sequence[Group]) -> Tensor:
         # The gradient of weight[i] is as large as the whole stack; unbind makes one for all i together.
         matrices = self.weight.unbind() if torch.is_grad_enabled() else self.weight
-        return torch.cat([F.linear(x[start:stop], matrices[expert]) for expert, start, stop in groups])
+        return torch.cat([product(x[start:stop], matrices[expert]) for expert, start, stop in groups])
 
 
 class Experts(nn.Module):

@@ -80,17 +80,19 @@ class Linear(nn.Linear):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        weight = self.weight
-        if not is_ours_to_choose(x, weight):
-            return F.linear(x, weight, self.bias)
-        rows = x.numel() // weight.shape[1]
-        maker = processor()
-        if not few_rows(weight, rows, maker):
-            return F.linear(x, weight, self.bias)
-        product = parted if maker == "amd" and rows <= 2 else turned
-        return product(x.reshape(rows, weight.shape[1]), weight, self.bias).view(
-            *x.shape[:-1], weight.shape[0]
-        )
+        return product(x, self.weight, self.bias)
+
+
+def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """x Wᵀ + bias, in the form that reads W fastest: x [..., D], weight [F, D] → [..., F]."""
+    if not is_ours_to_choose(x, weight):
+        return F.linear(x, weight, bias)
+    rows = x.numel() // weight.shape[1]
+    maker = processor()
+    if not few_rows(weight, rows, maker):
+        return F.linear(x, weight, bias)
+    form = parted if maker == "amd" and rows <= 2 else turned
+    return form(x.reshape(rows, weight.shape[1]), weight, bias).view(*x.shape[:-1], weight.shape[0])
 
 
 def is_ours_to_choose(x: Tensor, weight: Tensor) -> bool:
