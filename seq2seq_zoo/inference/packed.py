@@ -22,7 +22,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..layers.linear import Linear, is_unwatched, processor
+from ..layers.linear import Linear, is_free, processor
+
+PACKED = (torch.float32, torch.bfloat16)
+"""The dtypes of weights that are packed."""
 
 
 class Pack(NamedTuple):
@@ -44,11 +47,9 @@ class PackedLinear(Linear):
     def forward(self, x: Tensor) -> Tensor:
         weight = self.weight
         if (
-            is_unwatched()
-            and x.is_cpu
-            and x.dtype is weight.dtype
-            and x.shape[-1] == weight.shape[1]
+            not torch.compiler.is_compiling()  # whose graph shall hold for other numbers of rows too
             and reads_packed(weight, x.numel() // weight.shape[1], processor())
+            and is_free(x, weight, PACKED)
             and can_pack(weight.dtype)
         ):
             return multiply(x, self.packed(), self.bias)

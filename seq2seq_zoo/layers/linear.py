@@ -20,6 +20,7 @@ is traced, on another device, in another dtype.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Container
 from functools import cache
 from pathlib import Path
 
@@ -65,12 +66,14 @@ def parted(h: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return found.view(outputs, h.shape[0]).t().contiguous()
 
 
-def few_rows(weight: Tensor, rows: int, maker: str) -> bool:
-    """Whether a weight [F, D] has so few rows to meet that reading it is all the work."""
-    if maker == "amd":
-        return rows <= 16
+def form_for(weight: Tensor, rows: int, maker: str) -> Callable[[Tensor, Tensor, Tensor | None], Tensor]:
+    """The form in which so many rows meet a float32 weight [F, D] soonest."""
+    if maker == "amd" and 0 < rows <= 16:
+        return parted if rows <= 2 else turned
     # what is small lies in the processor's own memory, where the plain product is as fast as any
-    return maker == "intel" and 4 <= rows <= 32 and weight.numel() >= 2**19
+    if maker == "intel" and 4 <= rows <= 32 and weight.numel() >= 2**19:
+        return turned
+    return plain
 
 
 class Linear(nn.Linear):
@@ -85,25 +88,22 @@ class Linear(nn.Linear):
 
 def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x Wᵀ + bias, in the form that reads W fastest: x [..., D], weight [F, D] → [..., F]."""
-    if not is_ours_to_choose(x, weight):
-        return F.linear(x, weight, bias)
-    rows = x.numel() // weight.shape[1]
-    maker = processor()
-    if not few_rows(weight, rows, maker):
-        return F.linear(x, weight, bias)
-    form = parted if maker == "amd" and rows <= 2 else turned
-    return form(x.reshape(rows, weight.shape[1]), weight, bias).view(*x.shape[:-1], weight.shape[0])
+    if is_free(x, weight):
+        form = form_for(weight, x.numel() // weight.shape[1], processor())
+        if form is not plain:
+            return form(x.reshape(-1, weight.shape[1]), weight, bias).view(*x.shape[:-1], weight.shape[0])
+    return F.linear(x, weight, bias)
 
 
-def is_ours_to_choose(x: Tensor, weight: Tensor) -> bool:
-    """Whether x and the weight are float32 numbers on a CPU, and nobody watches how they are multiplied."""
+def is_free(x: Tensor, weight: Tensor, dtypes: Container[torch.dtype] = (torch.float32,)) -> bool:
+    """Whether x and the weight are numbers of one of these dtypes on a CPU, and nobody watches how they are
+    multiplied."""
     return (
         is_unwatched()
         and x.is_cpu
-        and x.dtype is torch.float32
-        and weight.dtype is torch.float32
+        and x.dtype is weight.dtype
+        and x.dtype in dtypes
         and x.shape[-1] == weight.shape[1]  # else F.linear's own error
-        and x.numel() > 0
     )
 
 
@@ -113,7 +113,7 @@ def is_unwatched() -> bool:
         torch.is_grad_enabled()
         or torch.compiler.is_compiling()
         or torch.is_autocast_enabled("cpu")
-        or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+        or torch._C._is_tracing()
     )
 
 

@@ -120,7 +120,7 @@ class TransformerLayer(nn.Module):
         return norm(x) if self.norm_first else x
 
     def _after(self, norm: nn.Module, x: Tensor, change: Tensor) -> Tensor:
-        x = x + self.dropout(change)
+        x = x + (self.dropout(change) if self.training else change)
         return x if self.norm_first else norm(x)
 
 
