@@ -116,6 +116,20 @@ def ours_at_random(name: str = "PhimoeForCausalLM", **options: Any) -> Any:
     return model
 
 
+def varied(model: Any) -> Any:
+    """A writer of either library, made to say different things: what does not depend on the text is taken out
+    of its scores."""
+    body = model.model
+    table = model.get_input_embeddings().weight
+    norm = body.norm if hasattr(body, "norm") else body.stack.final_norm
+    with torch.no_grad():
+        table.mul_(6.0)
+        norm.bias.zero_()
+        if model.lm_head.bias is not None:
+            model.lm_head.bias.zero_()
+    return model
+
+
 def pair(name: str, folder: Any, **options: Any) -> tuple[Any, Any]:
     theirs = theirs_at_random(name, **options)
     return theirs, ours_of(theirs, getattr(seq2seq_zoo, name), folder)

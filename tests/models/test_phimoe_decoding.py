@@ -15,7 +15,7 @@ from torch import Tensor
 
 from seq2seq_zoo.layers.rotary_stack import LongRopeState
 from tests.oracle import relative_error
-from tests.phimoe_oracle import BORDER, LONGROPE, counted, ours_at_random, text
+from tests.phimoe_oracle import BORDER, LONGROPE, counted, ours_at_random, text, varied
 
 CONFIGS: dict[str, dict[str, Any]] = {
     "plain": {},
@@ -209,12 +209,13 @@ WAYS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("config", CONFIGS)
 def test_generate_writes_the_same_cached_and_not_batched_and_alone(config: str, way: str) -> None:
     """Prompts of 7, 5 and 4 tokens, padded on the left, continued across the border at different times."""
-    model = ours_at_random(**CONFIGS[config])
+    model = varied(ours_at_random(**CONFIGS[config]))
     ids, mask = text(7, "left")
     options = {"max_new_tokens": 9, "pad_token_id": 0, "eos_token_id": 2, **WAYS[way]}
     cached = model.generate(ids, attention_mask=mask, **options)
     again = model.generate(ids, attention_mask=mask, use_cache=False, **options)
     assert cached.tolist() == again.tolist()
+    assert len(set(cached[:, 7:].flatten().tolist())) > 3
     returned = options.get("num_return_sequences", 1)
     for row in range(3):
         prompt = ids[row : row + 1, mask[row].bool()]
@@ -225,7 +226,7 @@ def test_generate_writes_the_same_cached_and_not_batched_and_alone(config: str, 
 
 @pytest.mark.parametrize("config", CONFIGS)
 def test_sampling_with_a_seed(config: str) -> None:
-    model = ours_at_random(**CONFIGS[config])
+    model = varied(ours_at_random(**CONFIGS[config]))
     ids, mask = text(7, "left")
     written = []
     for use_cache in (True, False):
@@ -237,7 +238,7 @@ def test_sampling_with_a_seed(config: str) -> None:
 
 @pytest.mark.parametrize("config", CONFIGS)
 def test_generate_from_vectors_and_positions(config: str) -> None:
-    model = ours_at_random(**CONFIGS[config])
+    model = varied(ours_at_random(**CONFIGS[config]))
     ids, mask = text(7, "left")
     options = {"attention_mask": mask, "max_new_tokens": 6, "pad_token_id": 0}
     expected = model.generate(ids, **options)[:, 7:].tolist()
@@ -247,7 +248,7 @@ def test_generate_from_vectors_and_positions(config: str) -> None:
 
 
 def test_two_threads_write_with_one_model() -> None:
-    model = ours_at_random(**LONGROPE)
+    model = varied(ours_at_random(**LONGROPE))
     ids, mask = text(7, "left")
     expected = [
         model.generate(ids[r : r + 1], attention_mask=mask[r : r + 1], max_new_tokens=8) for r in range(2)

@@ -22,6 +22,7 @@ from tests.phimoe_oracle import (
     ours_at_random,
     pair,
     text,
+    varied,
 )
 
 CONFIGS: dict[str, dict[str, Any]] = {
@@ -224,3 +225,36 @@ def test_defaults_are_the_oracles() -> None:
     for name in ours.fields():
         if name not in ("rope_theta", "rope_scaling") and hasattr(theirs, name):
             assert getattr(ours, name) == getattr(theirs, name), name
+
+
+WAYS: dict[str, dict[str, Any]] = {
+    "greedy": {"do_sample": False},
+    "beams": {"do_sample": False, "num_beams": 3, "num_return_sequences": 2, "length_penalty": 0.5},
+    "sampling": {"do_sample": True, "num_return_sequences": 2, "top_k": 9},
+    "several ends": {"do_sample": False, "eos_token_id": [7, 9, 12, 24, 30]},
+    # (padding, which the oracle takes for written, is not to be written)
+    "no repeats": {
+        "do_sample": False,
+        "repetition_penalty": 1.4,
+        "no_repeat_ngram_size": 2,
+        "suppress_tokens": [0],
+    },
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("config", ["grouped heads", "biases", "longrope"])
+def test_generate_writes_what_the_oracle_writes(tmp_path: Any, config: str, way: str) -> None:
+    """A batch padded on the left; with LongRoPE, within its border (beyond it, see test_phimoe_faults)."""
+    with exactly():
+        theirs, ours = pair("PhimoeForCausalLM", tmp_path, **CONFIGS[config])
+        ids, mask = text(5, "left")
+        options = {"attention_mask": mask, "pad_token_id": 0, "max_new_tokens": 3, **WAYS[way]}
+        if config != "longrope":
+            options["max_new_tokens"] = 12
+        written = []
+        for model in (varied(theirs), varied(ours)):
+            torch.manual_seed(7)
+            written.append(model.generate(ids, **options))
+        assert written[0].tolist() == written[1].tolist()
+        assert len(set(written[0][:, 5:].flatten().tolist())) > 3

@@ -62,3 +62,13 @@ def test_mvp_writes_the_documented_sentences() -> None:
         model = seq2seq_zoo.MvpForConditionalGeneration.from_pretrained(repository)
         written = model.generate(**tokenizer(text, return_tensors="pt"))
         assert tokenizer.batch_decode(written, skip_special_tokens=True) == [expected]
+
+
+def test_phimoe_scores_a_text() -> None:
+    """84 GB of weights, memory-mapped."""
+    model = seq2seq_zoo.PhimoeForCausalLM.from_pretrained("microsoft/Phi-3.5-MoE-instruct")
+    ids = torch.tensor([[1212, 318, 281, 1672, 2643, 290, 428, 318, 257, 1332]])
+    with torch.no_grad():
+        found = model(ids).logits[0, 0, :5].float()
+    expected = torch.tensor([-3.5312, -2.5000, -1.2734, 0.3555, -0.7578])
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
