@@ -53,7 +53,7 @@ def measure(side: str, folder: str, name: str, dtype: str) -> None:
     figures["size"] = size = sum(p.numel() * p.element_size() for p in model.parameters())
     figures["while loading"] = (peak() - before) / size
     with torch.no_grad():
-        figures["checksum"] = sum(float(p.sum(dtype=torch.float64)) for p in model.parameters())
+        figures["checksum"] = sum(float(p.sum()) for p in model.parameters())
     figures["once read"] = (peak() - before) / size
     del model
     figures["later load"] = min(load()[1] for _ in range(3))
