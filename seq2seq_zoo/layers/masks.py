@@ -6,7 +6,7 @@ prompt, which everybody may see. Four rules compose here:
     padding     a key that is padding is attended by nobody (either side; holes; or a [B, L, S] mask
                 of one's own, which is how packed rows keep to themselves)
     causality   query i, standing at position `past` + i, sees keys at positions up to its own
-    window      a query sees the `window` keys up to its own position, and none before them
+    window      a query sees the last `window` real keys up to its own position, and none before them
     nobody      a query that may attend to nothing is let attend to itself (to everything, where it is not
                 among the keys): its result means nothing, and nobody attends to it, but it is finite, and the
                 same in every implementation of attention and in steps of any size
@@ -89,7 +89,8 @@ def may_attend(
 
     `padding` is bool, [B, keys] or [B, queries, keys] or [B, 1, queries, keys]; `past` counts the keys that
     stand before the first query; `prefix` the columns that a prefix prompt puts in front of the keys. A
-    `window` (Child et al. 2019, arXiv:1904.10509; Beltagy et al. 2020, arXiv:2004.05150) counts positions.
+    `window` (Child et al. 2019, arXiv:1904.10509; Beltagy et al. 2020, arXiv:2004.05150) does not count
+    padding, unless each query has a mask of its own.
     """
     mask: Tensor | None = None
     if padding is not None:
@@ -102,7 +103,11 @@ def may_attend(
         causality = (key_at <= query_at)[None, None]  # [1, 1, L, S]
         mask = causality if mask is None else mask & causality
     if window is not None and keys > window:
-        near = (key_at > query_at - window)[None, None]  # [1, 1, L, S]
+        if padding is not None and padding.dim() == 2:
+            real = padding.cumsum(-1)[:, None]  # [B, 1, S]
+            near = real[:, :, None] > real[..., past : past + queries, None] - window  # [B, 1, L, S]
+        else:
+            near = (key_at > query_at - window)[None, None]  # [1, 1, L, S]
         mask = near if mask is None else mask & near
     if mask is None:
         return None

@@ -86,7 +86,10 @@ class PhimoeForCausalLM(Phimoe, Writes):
             return_dict=True,
         )
         logits = self.scores(kept_positions(body.last_hidden_state, logits_to_keep))
-        loss = None if labels is None else next_token_loss(logits, labels)
+        loss = None
+        if labels is not None:
+            half = logits.dtype in (torch.float16, torch.bfloat16)
+            loss = next_token_loss(logits.float() if half else logits, labels)
         aux_loss = None
         if body.router_logits is not None:
             aux_loss = load_balancing_loss(

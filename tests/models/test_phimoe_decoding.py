@@ -196,6 +196,20 @@ def test_only_longrope_pays_for_it() -> None:
     assert isinstance(ours_at_random(**LONGROPE)(text()[0]).past_key_values, LongRopeState)
 
 
+@pytest.mark.parametrize("config", CONFIGS)
+def test_padding_in_the_middle(config: str) -> None:
+    """A batch padded on the right and then continued: each row as it would be without the holes."""
+    model = ours_at_random(**CONFIGS[config])
+    (ids, mask), (more, _) = text(9, "right"), text(5, seed=2)
+    with torch.no_grad():
+        state = model(ids, mask, use_cache=True).past_key_values
+        whole = torch.cat([mask, torch.ones_like(more)], 1)
+        found = model(more, whole, past_key_values=state).logits
+        for row in range(3):
+            alone = torch.cat([ids[row, mask[row].bool()], more[row]])[None]
+            assert relative_error(found[row], model(alone).logits[0, -5:]) <= 1e-11
+
+
 # ---- generate ----
 
 WAYS: dict[str, dict[str, Any]] = {
