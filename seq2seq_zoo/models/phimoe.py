@@ -58,6 +58,9 @@ class PhimoeConfig(Config):
     """
 
     model_type = "phimoe"
+    aliases: ClassVar[Mapping[str, str]] = {
+        "rope_parameters": "rope_parameters"
+    }  # a property, and its setter
     derived: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "rope_parameters": ("rope_theta", "rope_scaling", BORDER),
         "rope_scaling": (BORDER,),

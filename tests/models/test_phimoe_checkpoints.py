@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 import seq2seq_zoo
-from seq2seq_zoo import CheckpointError
+from seq2seq_zoo import CheckpointError, ConfigError
 from tests.oracle import needs_4, relative_error
 from tests.phimoe_oracle import CLASSES, LONGROPE, SIZE, ours_at_random, text, theirs_at_random
 
@@ -116,6 +116,17 @@ def test_heads_come_and_go(tmp_path: Path) -> None:
         )
     assert info["missing_keys"] == ["score.weight"]
     assert torch.equal(labels.model(SHORT).last_hidden_state, expected)
+
+
+def test_loading_with_other_positions(tmp_path: Path) -> None:
+    ours_at_random(**LONGROPE).save_pretrained(tmp_path)
+    plain = {"rope_type": "default", "rope_theta": 4.0}
+    for options in ({"rope_parameters": plain}, {"rope_scaling": None, "rope_theta": 4.0}):
+        model = seq2seq_zoo.PhimoeForCausalLM.from_pretrained(tmp_path, **options)
+        assert model.config.rope_parameters == plain
+        assert model.model.stack.rotary.long_context is None
+    with pytest.raises(ConfigError, match="was given rope_parametres; PhimoeConfig has no such field"):
+        seq2seq_zoo.PhimoeForCausalLM.from_pretrained(tmp_path, rope_parametres=plain)
 
 
 def test_an_expert_is_missing(tmp_path: Path) -> None:
