@@ -72,6 +72,10 @@ def attend(
     if bias is not None:
         bias = bias.to(query.dtype)
         mask = bias if mask is None else bias.masked_fill(~mask, float("-inf"))
+    grouped = query.shape[1] != key.shape[1]
+    if grouped and query.shape[2] > 1 and query.device.type != "cpu":
+        # The kernels of an accelerator that take a mask share no keys. A copy is small beside the scores.
+        key, value, grouped = for_heads(key, query.shape[1]), for_heads(value, query.shape[1]), False
     return F.scaled_dot_product_attention(
         query,
         key,
@@ -79,7 +83,7 @@ def attend(
         attn_mask=mask,
         dropout_p=dropout,
         scale=scale,
-        enable_gqa=query.shape[1] != key.shape[1],  # shares the keys among the heads, without copies
+        enable_gqa=grouped,  # shares the keys among the heads, without copies
     )
 
 

@@ -50,7 +50,7 @@ BORDER = "original_max_position_embeddings"
 
 class PhimoeConfig(Config):
     """Configuration of the PhiMoE classes; the defaults are those of microsoft/Phi-3.5-MoE-instruct, but for
-    its biases and its LongRoPE.
+    its biases, its window and its LongRoPE.
 
     Rotary positions are told in either of two ways: `rope_theta` and `rope_scaling`, or both in one object,
     `rope_parameters`. What that object says goes before a `rope_theta` beside it, and a `rope_scaling` before

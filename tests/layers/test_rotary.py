@@ -143,6 +143,14 @@ def test_grouped_heads_by_both_paths(groups: int, masked: bool) -> None:
         torch.testing.assert_close(weights[:, one[0]], of_one, atol=1e-12, rtol=0)
 
 
+@pytest.mark.parametrize("queries", [1, 4])
+def test_grouped_heads_elsewhere(queries: int) -> None:
+    """On another device than the CPU, of which we have one that only knows shapes."""
+    query, key = torch.empty(2, 6, queries, 8, device="meta"), torch.empty(2, 3, 5, 8, device="meta")
+    mask = torch.empty(2, 1, queries, 5, dtype=torch.bool, device="meta")
+    assert attend(query, key, key, scale=0.3, mask=mask).shape == (2, 6, queries, 8)
+
+
 def test_a_step_does_not_copy_the_keys_of_groups(monkeypatch: Any) -> None:
     attention = Attention(24, 6, 4, key_value_heads=2, bias=False)
     state = GrowingKeyValues(capacity=50)
