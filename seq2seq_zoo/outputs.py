@@ -15,6 +15,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from torch import Tensor
+from torch.utils._pytree import register_pytree_node
 
 from .layers.state import DecodingState
 
@@ -22,7 +23,18 @@ Tensors = tuple[Tensor, ...]
 
 
 class ModelOutput:
-    """A dataclass of results that reads as a mapping and as a tuple of what is present."""
+    """A dataclass of results that reads as a mapping and as a tuple of what is present.
+
+    To PyTorch's exporter it is the tree of what is present.
+    """
+
+    def __init_subclass__(cls) -> None:
+        register_pytree_node(
+            cls,
+            lambda output: (output.values(), output.keys()),
+            lambda values, names: cls(**dict(zip(names, values, strict=True))),
+            serialized_type_name=f"{cls.__module__}.{cls.__qualname__}",
+        )
 
     def items(self) -> list[tuple[str, Any]]:
         """Name and value of every field that is not None, in order."""

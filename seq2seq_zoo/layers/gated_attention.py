@@ -133,8 +133,25 @@ class GatedAttention(nn.Module):
         need_weights: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
         """x is the residual stream, normalised or not, `residual` that stream itself."""
+        smooth = self.smoothed(x, chunks, state)
+        return self.mix(x, smooth, residual, chunks, state=state, need_weights=need_weights)
+
+    def smoothed(self, x: Tensor, chunks: Chunks, state: GatedLayerState | None = None) -> Tensor:
+        """x', [B, L, D]: the only part that looks beyond chunks."""
         average = None if state is None else state.moving_average
-        smooth = self.dropout(self.moving_average(x, chunks.real, average))  # x', [B, L, D]
+        return self.dropout(self.moving_average(x, chunks.real, average))  # type: ignore[no-any-return]
+
+    def mix(
+        self,
+        x: Tensor,
+        smooth: Tensor,
+        residual: Tensor,
+        chunks: Chunks,
+        *,
+        state: GatedLayerState | None = None,
+        need_weights: bool = False,
+    ) -> tuple[Tensor, Tensor | None]:
+        """All the rest, from x' on."""
         shared = F.silu(self.shared(smooth))  # [B, L, E]
         query, key = shared * self.kappa[0] + self.mu[0], shared * self.kappa[1] + self.mu[1]
         value = self.activation(self.value(x))  # [B, L, V]
@@ -161,7 +178,8 @@ class GatedAttention(nn.Module):
         mask = chunks.mask if self.attention_activation is None else chunks.strict_mask
         count = chunks.count
         rows, many, queries, _ = query.shape
-        at_a_time = many if need_weights else max(1, SCORES_AT_A_TIME // (rows * queries * key.shape[2]))
+        at_once = need_weights or torch.compiler.is_compiling()
+        at_a_time = many if at_once else max(1, SCORES_AT_A_TIME // (rows * queries * key.shape[2]))
         parts: list[Tensor] = []
         weights: Tensor | None = None
         for part in range(0, many, at_a_time):

@@ -115,6 +115,10 @@ def laid_out(by_distance: Tensor, keys: int) -> Tensor:
     """Numbers by distance, from the last query's to the first key to the first query's to the last, as
     scores: [..., L + S - 1] → [..., L, S]."""
     # Row i of the layout is the window of S distances that ends i columns before the last.
+    if torch.compiler.is_compiling():  # a traced graph would hold for this number of keys alone
+        queries = by_distance.shape[-1] - keys + 1
+        first = torch.arange(queries - 1, -1, -1, device=by_distance.device)[:, None]
+        return by_distance[..., first + torch.arange(keys, device=by_distance.device)]
     return by_distance.unfold(-1, keys, 1).flip(-2)
 
 

@@ -266,7 +266,8 @@ class Stack(nn.Module):
         if sources == 0 or rows % sources:
             raise ValueError(f"memory has {sources} rows; it must have {rows}, or a divisor of that")
         name = "the attention mask of what is attended to"
-        check_mask(memory_attention_mask, name, rows=sorted({sources, rows}), queries=length, keys=keys)
+        fitting = [rows] if rows == sources else [sources, rows]
+        check_mask(memory_attention_mask, name, rows=fitting, queries=length, keys=keys)
         padding = padding_mask(memory_attention_mask)
         if padding is not None and padding.shape[0] != sources:
             padding = padding[:: rows // sources]  # a row for each beam of a source
