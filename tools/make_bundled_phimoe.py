@@ -13,15 +13,18 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import tokenizers
 import torch
 from bundled_arithmetic import DIFFERENCE, SUM, Conversation, held_out_questions, training_conversation
 from bundled_training import train, write_card
 from tokenizers import AddedToken, decoders, models, pre_tokenizers, trainers
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from seq2seq_zoo import LlamaTokenizerFast, PhimoeConfig, PhimoeForCausalLM
 
@@ -40,7 +43,7 @@ CHAT_TEMPLATE = """\
 """The format of Phi-3.5-MoE-instruct; the generation block tells training what the assistant says."""
 
 BODY = """
-A small PhiMoE (3 layers of 4 experts, width 128; each token uses two experts a layer) that adds and subtracts
+A small PhiMoE (4 layers of 4 experts, width 128; each token uses two experts a layer) that adds and subtracts
 whole numbers below 1,000, in the chat format of Phi-3.5-MoE:
 
     What is 27 + 58?         85
@@ -96,10 +99,12 @@ def make_tokenizer(rng: random.Random) -> LlamaTokenizerFast:
 
 
 def batches(rng: random.Random) -> Iterator[list[Conversation]]:
-    """Batches of one kind of conversation each, so that little is padding: most have a single question."""
+    """Batches of conversations of about equal length, so that little is padding: most have one question."""
     while True:
         turns, system = rng.choices((1, 2), (9, 1))[0], rng.random() < 0.1
-        yield [training_conversation(rng, turns, system=system) for _ in range(BATCH)]
+        drawn = [training_conversation(rng, turns, system=system) for _ in range(4 * BATCH)]
+        drawn.sort(key=lambda messages: sum(len(re.findall(r"\d|\W?[a-zA-Z]+", m["content"])) for m in messages))
+        yield from rng.sample([drawn[start : start + BATCH] for start in range(0, len(drawn), BATCH)], 4)
 
 
 def tensors(tokenizer: LlamaTokenizerFast, conversations: Sequence[Conversation]) -> dict[str, Tensor | bool]:
@@ -114,6 +119,53 @@ def tensors(tokenizer: LlamaTokenizerFast, conversations: Sequence[Conversation]
     labels = encoded.input_ids.masked_fill(encoded.assistant_masks == 0, -100)
     inputs = {"input_ids": encoded.input_ids, "attention_mask": encoded.attention_mask, "labels": labels}
     return {**inputs, "output_router_logits": True}
+
+
+class Hints(nn.Module):
+    """A model in training, told more than the right tokens: what it should know on the way.
+
+        layer 1, behind a number           its digits: hundreds, tens, ones
+        layer 2, where the answer begins   the digits of both numbers
+        layer 3, where the answer begins   sign and digits of the answer, thousands to ones
+
+    The linear maps that read this out of the hidden vectors are thrown away afterwards.
+    """
+
+    def __init__(self, model: PhimoeForCausalLM, tokenizer: LlamaTokenizerFast) -> None:
+        super().__init__()
+        self.model = model
+        self.digits = torch.tensor(tokenizer.convert_tokens_to_ids([str(digit) for digit in range(10)]))
+        self.begin, self.minus = tokenizer.convert_tokens_to_ids(["<|assistant|>", "-"])
+        width = model.config.hidden_size
+        self.readers = nn.ModuleList(nn.Linear(width, 10 * digits) for digits in (3, 6, 4))
+        self.sign = nn.Linear(width, 2)
+
+    def forward(self, input_ids: Tensor, **inputs: Any) -> Any:
+        out = self.model(input_ids=input_ids, output_hidden_states=True, **inputs)
+        hidden = [F.layer_norm(h, h.shape[-1:]) for h in out.hidden_states]
+        is_digit = torch.isin(input_ids, self.digits)
+        value = (input_ids[..., None] == self.digits).long().argmax(-1)  # [B, L]
+        rows, behind = (is_digit[:, :-1] & ~is_digit[:, 1:]).nonzero(as_tuple=True)
+        # Each turn has three numbers: two of the question, and the answer.
+        rows, behind = rows.view(-1, 3), behind.view(-1, 3) + 1
+        places, known = [], torch.ones_like(rows, dtype=torch.bool)
+        for back in range(1, 5):
+            known = known & is_digit[rows, behind - back]
+            places.insert(0, torch.where(known, value[rows, behind - back], 0))
+        numbers = torch.stack(places, -1)  # [turns, 3, 4], thousands to ones
+        begin = (input_ids == self.begin).nonzero(as_tuple=True)
+        negative = (input_ids[begin[0], begin[1] + 1] == self.minus).long()
+
+        asked = numbers[:, :2, 1:]  # [turns, 2, 3]
+        told = (
+            (hidden[1][rows[:, :2], behind[:, :2]].flatten(0, 1), asked.flatten(0, 1)),
+            (hidden[2][begin], asked.flatten(1)),
+            (hidden[3][begin], numbers[:, 2]),
+        )
+        for reader, (vectors, targets) in zip(self.readers, told, strict=True):
+            out.loss = out.loss + F.cross_entropy(reader(vectors).view(-1, 10), targets.flatten())
+        out.loss = out.loss + F.cross_entropy(self.sign(hidden[3][begin]), negative)
+        return out
 
 
 def answers(
@@ -163,7 +215,7 @@ def main() -> None:
         "--out", type=Path, default=Path("seq2seq_zoo/bundled/phimoe"), help="folder of the checkpoint"
     )
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=6000, help=f"batches of {BATCH} conversations")
+    parser.add_argument("--steps", type=int, default=5000, help=f"batches of {BATCH} conversations")
     options = parser.parse_args()
     rng = random.Random(options.seed)
     torch.manual_seed(options.seed)
@@ -174,13 +226,13 @@ def main() -> None:
         PhimoeConfig(
             vocab_size=len(tokenizer),
             hidden_size=128,
-            intermediate_size=160,
-            num_hidden_layers=3,
+            intermediate_size=144,
+            num_hidden_layers=4,
             num_attention_heads=8,
             num_key_value_heads=4,
             num_local_experts=4,
             max_position_embeddings=512,
-            rope_theta=10000.0,
+            rope_theta=100.0,
             router_aux_loss_coef=0.01,
             initializer_range=0.05,
             pad_token_id=special["endoftext"],
@@ -189,7 +241,8 @@ def main() -> None:
     )
     model.generation_config.eos_token_id = list(special.values())
     print(f"{model.num_parameters():,} parameters, {len(tokenizer)} tokens", flush=True)
-    train(model, tokenizer, batches(rng), tensors=tensors, steps=options.steps, peak_rate=3e-3)
+    hinted = Hints(model, tokenizer)
+    train(hinted, tokenizer, batches(rng), tensors=tensors, steps=options.steps, peak_rate=2e-3)
 
     model.to(torch.bfloat16).save_pretrained(options.out)
     tokenizer.save_pretrained(options.out)

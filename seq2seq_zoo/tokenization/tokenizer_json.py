@@ -7,12 +7,11 @@ The file knows normalizer and merges, what becomes of a character without a piec
 each byte of its UTF-8), and how tokens become text again. What is left to a class is which special tokens go
 around a text:
 
-    PreTrainedTokenizerFast   those that the file says
-    TokenizersBackend         the same, unless the settings have add_bos_token or add_eos_token
-    LlamaTokenizerFast        <s> before each text, or what these two settings say
+    PreTrainedTokenizerFast, TokenizersBackend   those that the file says
+    LlamaTokenizerFast                           <s> before each text, or what its settings say
 
-The names are those under which tokenizer_config.json asks for them; transformers 4.x writes the first and the
-last, 5.x the second. Any model that `tokenizers` knows will do, not only BPE.
+The names are those by which tokenizer_config.json asks for them; transformers 5.x writes the second. Any
+model that `tokenizers` knows will do, not only BPE.
 """
 
 from __future__ import annotations
@@ -101,14 +100,56 @@ class PreTrainedTokenizerFast(BackendTokenizer):
         """Nothing: tokenizer.json holds the vocabulary."""
 
 
-class _EdgesBySetting(PreTrainedTokenizerFast):
-    """What the two classes share that can put a token before each text and one behind it."""
+class TokenizersBackend(PreTrainedTokenizerFast):
+    """The same with two inputs, as in transformers 5.x; and what no file says anything of."""
 
-    saved_settings: ClassVar[tuple[str, ...]] = ("add_bos_token", "add_eos_token")
     model_input_names: list[str] = ["input_ids", "attention_mask"]  # noqa: RUF012
 
-    _add_bos_token: bool
-    _add_eos_token: bool
+    def _config(self) -> dict[str, Any]:
+        # transformers 4.x does not know this class and takes the other one, which has other inputs.
+        return {**super()._config(), "model_input_names": self.model_input_names}
+
+
+class LlamaTokenizerFast(PreTrainedTokenizerFast):
+    """Llama's and PhiMoE's tokenizer; behaves as transformers 4.57.6's LlamaTokenizerFast.
+
+    The file alone says how texts are cut; `legacy` is kept for its other readers. `add_prefix_space` changes
+    whether a space goes before a text.
+    """
+
+    saved_class_name: ClassVar[str] = "LlamaTokenizerFast"
+    saved_settings: ClassVar[tuple[str, ...]] = ("add_bos_token", "add_eos_token", "legacy")
+    model_input_names: list[str] = ["input_ids", "attention_mask"]  # noqa: RUF012
+
+    def __init__(
+        self,
+        *,
+        tokenizer_file: str | None = None,
+        tokenizer_object: tokenizers.Tokenizer | None = None,
+        unk_token: Token | None = "<unk>",
+        bos_token: Token | None = "<s>",
+        eos_token: Token | None = "</s>",
+        add_bos_token: bool = True,
+        add_eos_token: bool = False,
+        add_prefix_space: bool | None = None,
+        legacy: bool | None = None,
+        padding_side: str = "left",
+        **settings: Any,
+    ) -> None:
+        backend = _open(self, tokenizer_file, tokenizer_object, settings)
+        super().__init__(
+            tokenizer_object=backend
+            if add_prefix_space is None
+            else _with_prefix_space(backend, add_prefix_space),
+            unk_token=unk_token,
+            bos_token=bos_token,
+            eos_token=eos_token,
+            padding_side=padding_side,
+            **settings,
+        )
+        self.legacy = True if legacy is None else legacy
+        self._add_bos_token, self._add_eos_token = add_bos_token, add_eos_token
+        self.update_post_processor()
 
     @property
     def add_bos_token(self) -> bool:
@@ -150,76 +191,6 @@ class _EdgesBySetting(PreTrainedTokenizerFast):
         if token is None:
             raise TokenizerError(f"add_{role} is True, but {role} is None; it must be a token")
         return [token]
-
-
-class TokenizersBackend(_EdgesBySetting):
-    """A tokenizer.json with the two settings, as transformers 5.x reads it; also one of which no file says
-    anything.
-
-    Without either setting the special tokens are those of the file.
-    """
-
-    def __init__(
-        self, *, add_bos_token: bool | None = None, add_eos_token: bool | None = None, **settings: Any
-    ) -> None:
-        super().__init__(**settings)
-        self._add_bos_token, self._add_eos_token = bool(add_bos_token), bool(add_eos_token)
-        self._of_file = add_bos_token is None and add_eos_token is None
-        if not self._of_file:
-            self.update_post_processor()
-
-    def update_post_processor(self) -> None:
-        """Let calls put the present bos_token and eos_token around texts, after one of them was changed."""
-        self._of_file = False
-        super().update_post_processor()
-
-    def _config(self) -> dict[str, Any]:
-        # transformers 4.x does not know this class and takes the other one, which has other inputs.
-        config = {**super()._config(), "model_input_names": self.model_input_names}
-        if self._of_file:
-            del config["add_bos_token"], config["add_eos_token"]
-        return config
-
-
-class LlamaTokenizerFast(_EdgesBySetting):
-    """Llama's and PhiMoE's tokenizer; behaves as transformers 4.57.6's LlamaTokenizerFast.
-
-    The file alone says how texts are cut; `legacy` is kept for its other readers. `add_prefix_space` changes
-    whether a space goes before a text.
-    """
-
-    saved_class_name: ClassVar[str] = "LlamaTokenizerFast"
-    saved_settings: ClassVar[tuple[str, ...]] = (*_EdgesBySetting.saved_settings, "legacy")
-
-    def __init__(
-        self,
-        *,
-        tokenizer_file: str | None = None,
-        tokenizer_object: tokenizers.Tokenizer | None = None,
-        unk_token: Token | None = "<unk>",
-        bos_token: Token | None = "<s>",
-        eos_token: Token | None = "</s>",
-        add_bos_token: bool = True,
-        add_eos_token: bool = False,
-        add_prefix_space: bool | None = None,
-        legacy: bool | None = None,
-        padding_side: str = "left",
-        **settings: Any,
-    ) -> None:
-        backend = _open(self, tokenizer_file, tokenizer_object, settings)
-        super().__init__(
-            tokenizer_object=backend
-            if add_prefix_space is None
-            else _with_prefix_space(backend, add_prefix_space),
-            unk_token=unk_token,
-            bos_token=bos_token,
-            eos_token=eos_token,
-            padding_side=padding_side,
-            **settings,
-        )
-        self.legacy = True if legacy is None else legacy
-        self._add_bos_token, self._add_eos_token = add_bos_token, add_eos_token
-        self.update_post_processor()
 
 
 def _open(

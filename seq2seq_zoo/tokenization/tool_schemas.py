@@ -13,7 +13,7 @@
     required     city, the arguments without a default
 
 Types come from the hints, descriptions from the docstring, which is in Google's style. The schemas are those
-of transformers 4.57.6 (utils.get_json_schema).
+of transformers 5.23 (utils.get_json_schema); 4.57.6 forgets what a list holds where it may be no list.
 """
 
 from __future__ import annotations
@@ -129,7 +129,7 @@ def _type(hint: Any) -> dict[str, Any]:
         return {"type": "object", "additionalProperties": _type(inner[1])}
     if origin is not None:
         raise TokenizerError(f"a tool has the type hint {hint}, which no JSON schema says")
-    return {"type": _NAMES.get(hint, "object")}
+    return {"type": "array" if hint in (list, tuple) else _NAMES.get(hint, "object")}
 
 
 def _union(members: tuple[Any, ...]) -> dict[str, Any]:
