@@ -30,7 +30,7 @@ from seq2seq_zoo.generation.outputs import (
     GenerateBeamDecoderOnlyOutput,
     GenerateBeamEncoderDecoderOutput,
 )
-from seq2seq_zoo.generation.peaks import WIDE, topk
+from seq2seq_zoo.generation.peaks import WIDE, log_sum_exp, topk
 from seq2seq_zoo.generation.run import Run
 
 # A score that no text has: that of empty places, and the malus of candidates that must not be chosen.  It is
@@ -79,10 +79,13 @@ def search_beams(
     fresh = run.prompt
     while True:
         step = run.step(fresh)
-        log_p = run.log_p(running.records[:, :, TOKEN, :length].flatten(0, 1), step)  # [R, V]
-        run.trace.add(step, log_p)
-
-        scores, parents, tokens = _candidates(run, log_p, running.scores)  # [S, K] each
+        if run.shows_scores or step.logits.shape[1] < WIDE:
+            log_p = run.log_p(running.records[:, :, TOKEN, :length].flatten(0, 1), step)  # [R, V]
+            run.trace.add(step, log_p)
+            scores, parents, tokens = _candidates(run, log_p, running.scores)  # [S, K] each
+        else:
+            run.trace.add(step, step.logits)
+            scores, parents, tokens = _candidates_of_logits(run, step.logits, running.scores)
         ends = _ends_here(run, running, parents, tokens, length)
         new_tokens = length + 1 - prompt_length
         finishing = ends & is_among_first  # the others are there to go on when these do not
@@ -161,17 +164,29 @@ def _candidates(run: Run, log_p: Tensor, running: Tensor) -> tuple[Tensor, Tenso
     sources, beams = running.shape
     vocabulary, count = log_p.shape[1], _count(run)
     if not run.request.config.do_sample and vocabulary >= WIDE:
-        # the K best of all beams are among the K best of each
-        values, tokens = topk(log_p, count)  # [S · k, K]
-        joint = (values.view(sources, beams, count) + running[..., None]).flatten(1)
-        scores, places = joint.topk(count, dim=-1)
-        return scores, places // count, tokens.view(sources, -1).gather(1, places)
+        return _best_of_all(*topk(log_p, count), running)
     joint = (log_p.view(sources, beams, vocabulary) + running[..., None]).flatten(1)  # [S, k · V]
     if run.request.config.do_sample:
         chosen = torch.multinomial(joint.softmax(dim=-1), num_samples=count)
         return joint.gather(1, chosen), chosen // vocabulary, chosen % vocabulary
     scores, places = joint.topk(count, dim=-1)
     return scores, places // vocabulary, places % vocabulary
+
+
+def _candidates_of_logits(run: Run, logits: Tensor, running: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The same, where nobody else looks at the scores: log p is worked out for the best of each row alone."""
+    values, tokens = topk(logits, _count(run))
+    values = values.float()
+    return _best_of_all(values - log_sum_exp(logits, values[:, :1]), tokens, running)
+
+
+def _best_of_all(values: Tensor, tokens: Tensor, running: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The K best of all beams, which are among the K best of each: values and tokens [S · k, K]."""
+    sources, beams = running.shape
+    count = values.shape[1]
+    joint = (values.view(sources, beams, count) + running[..., None]).flatten(1)
+    scores, places = joint.topk(count, dim=-1)
+    return scores, places // count, tokens.view(sources, -1).gather(1, places)
 
 
 def _ends_here(run: Run, running: Texts, parents: Tensor, tokens: Tensor, length: int) -> Tensor:

@@ -7,7 +7,8 @@ reduction, and the k largest elements lie in the k blocks with the largest maxim
     maxima        7     |      3      |      9      |      8             one pass
     k = 2                               ^^^^^^^^^^^   ^^^^^^^^^^^        search only these
 
-So both are exact.  Narrow rows and other devices take torch's kernels.
+So both are exact.  Narrow rows and other devices take torch's kernels. The sum under a softmax is taken
+block by block as well, so that no copy of the row is made.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from torch import Tensor
 
 BLOCK = 256
 WIDE = 8192
+PIECE = 16384
 
 
 def argmax(scores: Tensor) -> Tensor:
@@ -49,6 +51,14 @@ def topk(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     inside = torch.cat((inside, rest), dim=1)
     values, places = scores.gather(1, inside).topk(k, dim=-1)
     return values, inside.gather(1, places)
+
+
+def log_sum_exp(scores: Tensor, largest: Tensor) -> Tensor:
+    """log Σ exp(s) of each row, whose `largest` [R, 1] is known: [R, V], of any dtype → [R, 1] float32."""
+    total = torch.zeros_like(largest)
+    for piece in scores.split(PIECE, dim=-1):
+        total += (piece - largest).exp_().sum(dim=-1, keepdim=True)
+    return total.log_() + largest
 
 
 def _blocks(scores: Tensor) -> Tensor:

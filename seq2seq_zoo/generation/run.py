@@ -42,6 +42,17 @@ class Run:
     synced: bool = False
     _started: bool = False
 
+    @property
+    def shows_scores(self) -> bool:
+        """Whether somebody needs the scores of all tokens, and not only the best ones."""
+        config = self.request.config
+        return bool(
+            self.processors
+            or config.do_sample
+            or self.trace.scores is not None
+            or self.request.negative is not None
+        )
+
     def step(self, fresh: Tensor, last: int | None = None) -> StepOutput:
         """Let the model read new tokens [R, n], at first the prompt, and say what follows."""
         if self.synced:
@@ -70,7 +81,8 @@ class Run:
         if step.negative is not None:
             return self.processors(ids, guide(step.logits.float(), step.negative, self._scale))
         if not self.processors:
-            return step.logits.float()
+            half = step.logits.dtype in (torch.float16, torch.bfloat16)  # the best is the best in any dtype
+            return step.logits if half and not self.shows_scores else step.logits.float()
         return self.processors(ids, step.logits.to(torch.float32, copy=True))
 
     def log_p(self, ids: Tensor, step: StepOutput) -> Tensor:

@@ -8,11 +8,12 @@ leave their argument as it is: a processor of the caller's may still hold it.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from seq2seq_zoo.generation.peaks import topk
+from seq2seq_zoo.generation.peaks import WIDE, topk
 from seq2seq_zoo.generation.processors import NEVER, LogitsProcessor
 
 
@@ -43,11 +44,13 @@ class TopP(LogitsProcessor):
         self.p, self.keep = p, keep
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        ascending, order = scores.sort(dim=-1)
-        # what lies in the lower tail of mass 1 - p goes; the best come last
+        return _remove_in_order(scores, self._lower_tail)
+
+    def _lower_tail(self, ascending: Tensor) -> Tensor:
+        """What lies in the lower tail of mass 1 − p goes; the best come last."""
         removed = ascending.softmax(dim=-1).cumsum(dim=-1) <= 1 - self.p
         removed[:, -self.keep :] = False
-        return scores.masked_fill(removed.scatter(1, order, removed), NEVER)
+        return removed
 
 
 class MinP(LogitsProcessor):
@@ -59,7 +62,7 @@ class MinP(LogitsProcessor):
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         likely = scores.softmax(dim=-1)
         removed = likely < self.p * likely.amax(dim=-1, keepdim=True)
-        best = scores.argsort(dim=-1, descending=True)[:, : self.keep]
+        best = topk(scores, min(self.keep, scores.shape[1]))[1]
         return scores.masked_fill(removed.scatter(1, best, False), NEVER)
 
 
@@ -105,6 +108,39 @@ class Eta(LogitsProcessor):
         cutoff = (math.sqrt(self.epsilon) * torch.exp(-entropy)).clamp_(max=self.epsilon)
         removed = (likely < cutoff) & (scores < _kth_best(scores, self.keep))
         return scores.masked_fill(removed, NEVER)
+
+
+def _remove_in_order(scores: Tensor, judge: Callable[[Tensor], Tensor]) -> Tensor:
+    """Scores [R, V] with −∞ for those that `judge` names, when it is shown them in ascending order [R, V].
+
+    In a wide row after top-k few tokens are possible: only they are sorted, behind as many −∞ as there are.
+    Where the line is drawn between equals, all are sorted, lest the sort's own choice be another.
+    """
+    width = scores.shape[1]
+    places = [row.nonzero()[:, 0] for row in scores > NEVER] if width >= WIDE else []
+    if not places or max(map(len, places)) > width // 8:
+        return _remove_in_order_of_all(scores, judge)
+    ascending, orders = torch.full_like(scores, NEVER), []
+    for row, possible in enumerate(places):
+        values, inner = scores[row, possible].sort()
+        ascending[row, width - len(possible) :] = values
+        orders.append(possible[inner])
+    judged = judge(ascending)
+    few = max(map(len, places))
+    ranked, line = ascending[:, -few:], judged[:, -few:]
+    equal = (ranked[:, 1:] == ranked[:, :-1]) & (ranked[:, 1:] > NEVER)
+    if bool((equal & (line[:, 1:] != line[:, :-1])).any()):
+        return _remove_in_order_of_all(scores, judge)
+    removed = torch.zeros_like(judged)
+    for row, order in enumerate(orders):
+        removed[row, order] = judged[row, width - len(order) :]
+    return scores.masked_fill(removed, NEVER)
+
+
+def _remove_in_order_of_all(scores: Tensor, judge: Callable[[Tensor], Tensor]) -> Tensor:
+    ascending, order = scores.sort(dim=-1)
+    judged = judge(ascending)
+    return scores.masked_fill(judged.scatter(1, order, judged), NEVER)
 
 
 def _kth_best(scores: Tensor, k: int) -> Tensor:

@@ -6,9 +6,11 @@ import threading
 
 import pytest
 import torch
+import transformers
 
 from seq2seq_zoo.generation import generate
-from seq2seq_zoo.generation.peaks import BLOCK, WIDE, argmax, topk
+from seq2seq_zoo.generation.peaks import BLOCK, WIDE, argmax, log_sum_exp, topk
+from seq2seq_zoo.generation.warpers import TopP
 from tests.generation.oracle_adapter import ToyMarkov
 
 IDS = torch.tensor([[5, 6, 7, 8], [9, 10, 11, 12], [20, 30, 4, 15]])
@@ -247,3 +249,27 @@ def test_beams_over_a_wide_vocabulary_are_those_over_all_candidates(monkeypatch)
     monkeypatch.setattr("seq2seq_zoo.generation.beams.WIDE", WIDE * 100)
     monkeypatch.setattr("seq2seq_zoo.generation.peaks.WIDE", WIDE * 100)
     assert torch.equal(generate(model, sources, **call), fast)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_log_sum_exp_is_torchs(dtype):
+    scores = (torch.randn(4, 3 * WIDE + 77, generator=torch.Generator().manual_seed(0)) * 5).to(dtype)
+    scores[1, 40:] = float("-inf")
+    scores[2, 9] = 300.0
+    largest = scores.amax(dim=-1, keepdim=True).float()
+    expected = scores.double().logsumexp(dim=-1, keepdim=True)
+    torch.testing.assert_close(log_sum_exp(scores, largest).double(), expected, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("keep", [1, 3])
+@pytest.mark.parametrize("possible", [1, 2, 50, WIDE])
+@pytest.mark.parametrize("p", [0.1, 0.5, 0.9])
+def test_a_nucleus_of_few_is_that_of_all(possible, p, keep):
+    """After top-k, only what is left is sorted: the same tokens stay, those of equal score too."""
+    generator = torch.Generator().manual_seed(possible)
+    scores = (torch.randn(3, WIDE + 9, generator=generator) * 2).round(decimals=1)  # with equal ones
+    kth = scores.topk(possible, dim=-1).values[:, -1:]
+    scores = scores.masked_fill(scores < kth, float("-inf"))
+    ours = TopP(p, keep)(torch.zeros(3, 1, dtype=torch.long), scores)
+    theirs = transformers.TopPLogitsWarper(p, min_tokens_to_keep=keep)(None, scores)
+    assert torch.equal(ours, theirs)
