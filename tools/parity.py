@@ -22,6 +22,7 @@ import contextlib
 import math
 import os
 import sys
+import textwrap
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -295,7 +296,7 @@ def plot(rows: Sequence[Row], tolerance: float, title: str, path: str) -> None:
     axes.axhline(tolerance, color="grey", linestyle="--", linewidth=1, label=f"tolerance {tolerance:.0e}")
     axes.set_xticks(range(len(rows)), [row.name for row in rows], rotation=90, fontsize=7)
     axes.set_ylabel("largest difference / largest value")
-    axes.set_title(title, fontsize=8)
+    axes.set_title(textwrap.fill(title, 90), fontsize=8)
     axes.legend()
     figure.tight_layout()
     figure.savefig(path, dpi=150)

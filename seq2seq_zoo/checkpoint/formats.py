@@ -47,6 +47,8 @@ DTYPES = {
     "BOOL": torch.bool,
 }
 LONGEST_HEADER = 100_000_000  # the format's own limit
+PIECE = 2**24
+"""How many bytes are read at once where they are converted."""
 
 
 @dataclass(frozen=True)
@@ -73,24 +75,28 @@ class WeightFile:
     infos: dict[str, TensorInfo]
     tensor: Callable[[str], Tensor]
 
-    def read(self, key: str) -> Tensor:
-        """A tensor in memory of its own, where the format allows.
+    def read(self, key: str, dtype: torch.dtype) -> Tensor:
+        """A tensor as `dtype`, in memory of its own where the format allows: read and converted in pieces.
 
         Of a mapped one, what was looked at stays in memory as long as anything of the file is in use.
         """
         info = self.infos[key]
         if info.begin is None:
-            return self.tensor(key)
-        data = torch.empty(info.bytes, dtype=torch.uint8)
+            return self.tensor(key).to(dtype)
+        whole = torch.empty(info.shape, dtype=dtype)
+        room = torch.empty(min(info.bytes, PIECE) // info.dtype.itemsize, dtype=info.dtype)
         with open(info.file, "rb", buffering=0) as file:
             file.seek(info.begin)
-            got, into = 0, data.numpy().data
-            while got < info.bytes:
-                step = file.readinto(into[got:])
-                if not step:
-                    raise CheckpointError(f"{info.file} has lost the data of {key!r} since it was opened")
-                got += step
-        return data.view(info.dtype).view(info.shape)
+            for piece in whole.view(-1).split(max(len(room), 1)):
+                into = room[: len(piece)].view(torch.uint8).numpy().data
+                got = 0
+                while got < len(into):
+                    step = file.readinto(into[got:])
+                    if not step:
+                        raise CheckpointError(f"{info.file} has lost the data of {key!r} since it was opened")
+                    got += step
+                piece.copy_(room[: len(piece)])
+        return whole
 
 
 def open_file(path: Path) -> WeightFile:

@@ -256,7 +256,8 @@ class _Filler:
                 return
         # What is copied anyway is not mapped: the file's pages would stay in memory beside the copy.
         copied = not as_stored or isinstance(link.rule, Stack)
-        tensors = [weights.read(key) if copied else weights.tensor(key) for key in keys]
+        read = reduce(torch.promote_types, dtypes)
+        tensors = [weights.read(key, read) if copied else weights.tensor(key) for key in keys]
         ours = link.rule.to_ours(tensors, link.shapes, dtypes, self.device)
         for name, tensor in zip(link.names, ours, strict=True):
             self._put(name, tensor)

@@ -65,9 +65,9 @@ class Weights(Mapping[str, TensorInfo]):
         places = [(info.file, info.begin) for info in infos if info.begin is not None]
         return mapped_rows(places, infos[0].shape, infos[0].dtype) if len(places) == len(keys) else None
 
-    def read(self, key: str) -> Tensor:
-        """The tensor, to be converted and let go of: in memory of its own where the format allows."""
-        return self._files[key].read(key)
+    def read(self, key: str, dtype: torch.dtype) -> Tensor:
+        """The tensor, converted: in memory of its own where the format allows."""
+        return self._files[key].read(key, dtype)
 
 
 def open_weights(
