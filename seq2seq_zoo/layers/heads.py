@@ -34,7 +34,8 @@ def at_last_end(x: Tensor, ids: Tensor, end: int) -> Tensor:
     """
     is_end = ids == end
     counts = is_end.sum(1)
-    if counts.numel() and (int(counts.min()) != int(counts.max()) or int(counts.min()) == 0):
+    alike = torch.compiler.is_compiling() or counts.numel() == 0 or int(counts.min()) == int(counts.max()) > 0
+    if not alike:
         raise ValueError(
             f"input_ids hold {counts.tolist()} end-of-sequence tokens (id {end}) by row; "
             "every row must have the same number of them, at least one"
