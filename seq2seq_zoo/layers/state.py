@@ -114,18 +114,28 @@ class GrowingKeyValues:
         buffer[:, :, :columns] = held
         return buffer
 
-    def reorder(self, rows: Tensor) -> None:
-        """Row r now holds what row rows[r] held; `rows` may also be fewer or more than before."""
+    @property
+    def rows(self) -> int:
+        """R, or 0 where nothing is held."""
+        return 0 if self._keys is None else self._keys.shape[0]
+
+    def reorder(self, rows: Tensor, changed: Tensor | None = None) -> None:
+        """Row r now holds what row rows[r] held; `rows` may also be fewer or more than before. `changed`, if
+        somebody knows them, names the rows for which that is another one."""
         if self._keys is None or self._values is None:
             return
-        end = self._prefix + self.length
         if rows.shape[0] != self._keys.shape[0] or not self._may_overwrite(self._keys):
             self._own = not torch.is_grad_enabled()
             self._keys, self._values = self._keys[rows], self._values[rows]
             return
-        text = slice(self._prefix, end)
-        self._keys[:, :, text] = self._keys[rows, :, text]
-        self._values[:, :, text] = self._values[rows, :, text]
+        text = slice(self._prefix, self._prefix + self.length)
+        if changed is None:
+            self._keys[:, :, text] = self._keys[rows, :, text]
+            self._values[:, :, text] = self._values[rows, :, text]
+            return
+        origins = rows[changed]
+        self._keys[changed, :, text] = self._keys[origins, :, text]
+        self._values[changed, :, text] = self._values[origins, :, text]
 
     def crop(self, length: int) -> None:
         """Forget all tokens but the first `length`."""
@@ -185,9 +195,14 @@ class ChunkKeyValues:
             self.start += done
         return self._held.append(keys, values)
 
-    def reorder(self, rows: Tensor) -> None:
+    @property
+    def rows(self) -> int:
+        """R, or 0 where nothing is held."""
+        return self._held.rows
+
+    def reorder(self, rows: Tensor, changed: Tensor | None = None) -> None:
         """Row r now holds what row rows[r] held."""
-        self._held.reorder(rows)
+        self._held.reorder(rows, changed)
 
     def crop(self, length: int) -> None:
         """Forget all tokens but the first `length`."""
@@ -255,9 +270,10 @@ class LayerState:
         self.self_attention: GrowingKeyValues | ChunkKeyValues = GrowingKeyValues(capacity)
         self.cross_attention = SourceKeyValues()
 
-    def reorder(self, rows: Tensor) -> None:
-        """Row r now holds what row rows[r] held; the source's keys and values stay where they are."""
-        self.self_attention.reorder(rows)
+    def reorder(self, rows: Tensor, changed: Tensor | None = None) -> None:
+        """Row r now holds what row rows[r] held; the source's keys and values stay where they are. `changed`
+        names the rows for which that is another one."""
+        self.self_attention.reorder(rows, changed)
 
     def crop(self, length: int) -> None:
         """Forget all tokens but the first `length`; ValueError, before anything changes, where that cannot
@@ -274,8 +290,8 @@ class GatedLayerState(LayerState):
             self.self_attention = ChunkKeyValues(chunk, capacity)
         self.moving_average = MovingAverage()
 
-    def reorder(self, rows: Tensor) -> None:
-        super().reorder(rows)
+    def reorder(self, rows: Tensor, changed: Tensor | None = None) -> None:
+        super().reorder(rows, changed)
         self.moving_average.reorder(rows)
 
     def crop(self, length: int) -> None:
@@ -296,9 +312,9 @@ class DecodingState:
         *,
         capacity: int = 0,
         rows_per_source: int = 1,
-        memory: Callable[[int], LayerState] = LayerState,
+        memory: Callable[[int], LayerState] | None = None,
     ) -> None:
-        self.layers = [memory(capacity) for _ in range(layers)]
+        self.layers = [LayerState(capacity) if memory is None else memory(capacity) for _ in range(layers)]
         self.rows_per_source = rows_per_source
         self.length = 0
         self.started = False
@@ -314,22 +330,27 @@ class DecodingState:
         Rows that stay with their source, as beams do, leave the source's keys and values where they are.
         """
         beams = self.rows_per_source
-        sources = rows.view(-1, beams)[:, 0] // beams if rows.shape[0] % beams == 0 else None
-        together = sources is not None and bool((rows.view(-1, beams) // beams == sources[:, None]).all())
-        if sources is None or not together:
+        order = rows.tolist()  # the only look at the values: it stalls an accelerator
+        sources = [row // beams for row in order[::beams]]
+        if len(order) % beams or any(row // beams != sources[at // beams] for at, row in enumerate(order)):
             raise ValueError(
-                f"rows {rows.tolist()} tear apart the {beams} rows that continue one source; "
+                f"rows {order} tear apart the {beams} rows that continue one source; "
                 f"each group of {beams} must come from one group"
             )
         held = next((layer.cross_attention.held for layer in self.layers), None)
-        moved = held is not None and (
-            sources.shape[0] != held[0].shape[0]
-            or not torch.equal(sources, torch.arange(sources.shape[0], device=sources.device))
-        )
+        selected = None
+        if held is not None and sources != list(range(held[0].shape[0])):
+            selected = torch.tensor(sources, device=rows.device)
+        changed = None
+        if self.layers and self.layers[0].self_attention.rows == len(order):
+            others = [at for at, row in enumerate(order) if at != row]
+            if not others:
+                return
+            changed = torch.tensor(others, device=rows.device)
         for layer in self.layers:
-            layer.reorder(rows)
-            if moved:
-                layer.cross_attention.select(sources)
+            layer.reorder(rows, changed)
+            if selected is not None:
+                layer.cross_attention.select(selected)
 
     def crop(self, length: int) -> None:
         """Forget all tokens but the first `length` of every row; ValueError where a layer cannot."""
