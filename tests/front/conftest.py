@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import sentencepiece
+import tokenizers
 import torch
 from tokenizers import ByteLevelBPETokenizer
 
@@ -77,6 +78,60 @@ def save_mvp(folder: Path) -> Path:
     )
     seq2seq_zoo.MvpForConditionalGeneration(config).save_pretrained(folder)
     return folder
+
+
+CHAT_TEMPLATE = (
+    "{% for message in messages %}<|{{ message.role }}|>\n{{ message.content }}<|end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
+)
+
+
+def save_phimoe(folder: Path) -> Path:
+    """A tiny PhiMoE that reads 64 tokens at most, with a tokenizer.json and a chat template."""
+    folder.mkdir()
+    special = ["<unk>", "<s>", "</s>"]
+    backend = tokenizers.Tokenizer(
+        tokenizers.models.BPE(unk_token="<unk>", fuse_unk=True, byte_fallback=True)
+    )
+    backend.pre_tokenizer = tokenizers.pre_tokenizers.Metaspace("▁", "first")
+    trainer = tokenizers.trainers.BpeTrainer(
+        vocab_size=420,
+        show_progress=False,
+        special_tokens=[*special, *(f"<0x{byte:02X}>" for byte in range(256))],
+    )
+    backend.train_from_iterator(SENTENCES, trainer)
+    chat = [f"<|{name}|>" for name in ("end", "assistant", "system", "user")]
+    backend.add_special_tokens([tokenizers.AddedToken(token, rstrip=True) for token in chat])
+    steps = tokenizers.decoders
+    backend.decoder = steps.Sequence(
+        [steps.Replace("▁", " "), steps.ByteFallback(), steps.Fuse(), steps.Strip(" ", 1, 0)]
+    )
+    tokenizer = seq2seq_zoo.LlamaTokenizerFast(
+        tokenizer_object=backend, pad_token="</s>", add_bos_token=False, chat_template=CHAT_TEMPLATE
+    )
+    tokenizer.save_pretrained(folder)
+    torch.manual_seed(0)
+    config = seq2seq_zoo.PhimoeConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=16,
+        intermediate_size=12,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        num_local_experts=3,
+        max_position_embeddings=64,
+        pad_token_id=2,
+    )
+    model = seq2seq_zoo.PhimoeForCausalLM(config)
+    randomise(model, seed=3, scale=0.6)
+    model.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def phimoe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a tiny PhiMoE with a chat template."""
+    return save_phimoe(tmp_path_factory.mktemp("checkpoints") / "phimoe")
 
 
 @pytest.fixture(scope="session")
