@@ -13,11 +13,16 @@ are laid out one by one where they begin at different places. In an encoder they
 
 from __future__ import annotations
 
+from functools import cached_property
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from .masks import may_attend
+
+PIECE = 1024
+"""About so many positions are in one of the `pieces` of a pass."""
 
 
 class Chunks:
@@ -62,6 +67,7 @@ class Chunks:
         self._alone = self._columns is None and self.chunks == 1
         if not self._alone:
             self.first = 0
+        self._given = padding, causal, device
         self._see(padding, causal, device)
 
     def _begin_at_real_tokens(self, padding: Tensor, size: int) -> None:
@@ -108,6 +114,26 @@ class Chunks:
     def _by_chunk(self, x: Tensor) -> Tensor:
         """[B · m, 1, l, s] → [B, m, l, s]"""
         return x if x.shape[0] == 1 else x.view(-1, self.chunks, *x.shape[2:])
+
+    @cached_property
+    def pieces(self) -> list[tuple[slice, Chunks]]:
+        """The pass cut where chunks end: which positions a piece has, and how it falls into chunks itself.
+
+        Nobody attends from one piece to another. There is none where a pass cannot be cut: it has but one
+        chunk, something stands before it, or its rows begin at different places.
+        """
+        if self._alone or self.past or self._columns is not None:
+            return []
+        padding, causal, device = self._given
+        length = max(1, PIECE // self._size) * self._size
+        starts = [*range(0, max(1, self.queries - self._size), length)]  # no last chunk stands alone
+        pieces = []
+        for start, end in zip(starts, [*starts[1:], self.queries], strict=True):
+            at = slice(start, end)
+            held = None if padding is None else padding[:, at]
+            part = Chunks(end - start, size=self._size, padding=held, causal=causal, device=device)
+            pieces.append((at, part))
+        return pieces
 
     @property
     def keys(self) -> int:

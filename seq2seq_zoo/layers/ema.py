@@ -25,6 +25,7 @@ None of them makes anything of size D · h · L: the kernel is a product of two 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -37,6 +38,10 @@ from .state import MovingAverage
 BLOCK = 32
 """S, positions in a block of the scan. On a CPU, 32 and 64 are the fastest of 16 … 256, for 1,024 positions
 and for 16,384, where the Fourier transform takes five times as long (width 512, 16 averages)."""
+
+PIECE = 31 * BLOCK
+"""Positions that the scan takes at a time where no gradients are recorded, so that what it does to them finds
+them in the cache. A power of two would put what stands side by side into the same few lines of it."""
 
 FEW = 16
 """Up to so many positions, the recurrence is used: on a CPU it is faster than the scan up to 32 and more."""
@@ -94,54 +99,76 @@ def _fast_size(least: int) -> int:
 
 
 def by_scan(
-    x: Tensor, behind: Rates, ahead: Rates | None = None, state: Tensor | None = None
+    x: Tensor,
+    behind: Rates,
+    ahead: Rates | None = None,
+    state: Tensor | None = None,
+    finish: Callable[[Tensor, Tensor], Tensor] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """As `by_recurrence`, with (`ahead`) the same in the other direction added to y.
 
-    x [B, L, D], the averages [B, D, h] before it → y [B, L, D], the averages after it.
+    x [B, L, D], the averages [B, D, h] before it → y [B, L, D], the averages after it. `finish` makes what is
+    returned of a piece of y and of x, [B, n, D] both, while the piece is at hand.
     """
-    rows, length, width = x.shape
-    blocks = -(-length // BLOCK)
-    # [B, L, D] → [D, B · blocks, S], each block turned where it lies: turning them all at once is slower
-    cut = F.pad(x, (0, 0, 0, blocks * BLOCK - length)).reshape(rows * blocks, BLOCK, width)
-    cut = cut.transpose(1, 2).contiguous().transpose(0, 1)
+    (rows, length, width), size = x.shape, behind.decay.shape[1]
+    whole = torch.is_grad_enabled() or torch.compiler.is_compiling()
+    pieces = [x] if whole else [x[:, at : at + PIECE] for at in range(0, length, PIECE)]
+    cuts = [_in_blocks(piece) for piece in pieces]  # [D, B · blocks, S] each
     count = torch.arange(BLOCK, device=x.device)
     # The kernel from the furthest ahead to the furthest behind, [D, 2 S - 1], laid out as a matrix [D, S, S].
     kernel = F.pad(behind.kernel(BLOCK), (BLOCK - 1, 0))
     if ahead is not None:
         kernel = kernel + F.pad(ahead.kernel(BLOCK).flip(-1), (0, BLOCK - 1))
-    y = cut @ laid_out(kernel, BLOCK)  # [D, B · blocks, S]
+    within = laid_out(kernel, BLOCK).contiguous()
+
+    def added(entering: Tensor) -> Tensor:
+        """What each block adds to the averages at its end, [D, B, blocks, h]."""
+        return torch.cat([(cut @ entering).view(width, rows, -1, size) for cut in cuts], dim=2)
 
     powers = behind.powers(count)  # [D, h, S]
-    entering = behind.entry.unsqueeze(-1) * powers  # by the distance to the end of what is averaged
-    added = (cut @ entering.flip(-1).transpose(1, 2)).view(width, rows, blocks, -1)  # [D, B, blocks, h]
-    found = _carried(added, behind.decay**BLOCK, None if state is None else state.transpose(0, 1))
-    reading = (behind.decay * behind.readout).unsqueeze(-1) * powers
-    y.baddbmm_(found.reshape(width, rows * blocks, -1), reading)
+    entering = (behind.entry.unsqueeze(-1) * powers).flip(-1).transpose(1, 2)  # by the distance to the end
+    found = _carried(added(entering), behind.decay**BLOCK, None if state is None else state.transpose(0, 1))
+    readings = [(found, (behind.decay * behind.readout).unsqueeze(-1) * powers)]
     if ahead is not None:  # the same, with the ends of all blocks exchanged
         powers = ahead.powers(BLOCK - 1 - count)
-        entering_ahead = (ahead.entry.unsqueeze(-1) * powers).flip(-1)
-        added = (cut @ entering_ahead.transpose(1, 2)).view(width, rows, blocks, -1)
-        found_ahead = _carried(added.flip(2), ahead.decay**BLOCK).flip(2)
-        reading = (ahead.decay * ahead.readout).unsqueeze(-1) * powers
-        y.baddbmm_(found_ahead.reshape(width, rows * blocks, -1), reading)
+        entering_ahead = (ahead.entry.unsqueeze(-1) * powers).flip(-1).transpose(1, 2)
+        found_ahead = _carried(added(entering_ahead), ahead.decay**BLOCK, backwards=True)
+        readings.append((found_ahead, (ahead.decay * ahead.readout).unsqueeze(-1) * powers))
+
+    done, blocks = [], 0
+    for piece, cut in zip(pieces, cuts, strict=True):
+        y = cut @ within  # [D, B · blocks, S]
+        last = blocks + cut.shape[1] // rows
+        for averages, reading in readings:
+            y.baddbmm_(averages[:, :, blocks:last].flatten(1, 2), reading)
+        blocks = last
+        y = y.view(width, rows, -1).permute(1, 2, 0)[:, : piece.shape[1]]
+        done.append(y if finish is None else finish(y, piece))
 
     rest = length - (blocks - 1) * BLOCK  # positions in the last block
-    last = cut.view(width, rows, blocks, BLOCK)[:, :, -1, :rest]  # [D, B, rest]
-    after = last @ entering[..., :rest].flip(-1).transpose(1, 2)
+    final = cuts[-1].view(width, rows, -1, BLOCK)[:, :, -1, :rest]  # [D, B, rest]
+    after = final @ entering[:, BLOCK - rest :]
     after = torch.addcmul(after, behind.decay.unsqueeze(1) ** rest, found[:, :, -1])  # [D, B, h]
-    return y.view(width, rows, blocks * BLOCK).permute(1, 2, 0)[:, :length], after.transpose(0, 1)
+    return done[0] if len(done) == 1 else torch.cat(done, dim=1), after.transpose(0, 1)
 
 
-def _carried(added: Tensor, decay: Tensor, state: Tensor | None = None) -> Tensor:
-    """The averages that each block finds: f_{c+1} = decay · f_c + added_c; [D, B, blocks, h] → the same."""
+def _in_blocks(x: Tensor) -> Tensor:
+    """[B, L, D] → [D, B · blocks, S], each block turned where it lies: turning them all at once is slower."""
+    missing = -x.shape[1] % BLOCK
+    x = F.pad(x, (0, 0, 0, missing)) if missing else x
+    return x.reshape(-1, BLOCK, x.shape[2]).transpose(1, 2).contiguous().transpose(0, 1)
+
+
+def _carried(added: Tensor, decay: Tensor, state: Tensor | None = None, *, backwards: bool = False) -> Tensor:
+    """The averages that each block finds, [D, B, blocks, h] → the same: f_{c+1} = decay · f_c + added_c, or
+    f_{c-1}."""
     decay = decay.unsqueeze(1)  # [D, 1, h]
     found = torch.zeros_like(added[:, :, 0]) if state is None else state
-    every = [found]
-    for block in added.unbind(2)[:-1]:
+    every, blocks = [found], added.unbind(2)
+    for block in reversed(blocks[1:]) if backwards else blocks[:-1]:
         found = torch.addcmul(block, decay, found)
         every.append(found)
-    return torch.stack(every, dim=2)
+    return torch.stack(every[::-1] if backwards else every, dim=2)
 
 
 def _advance(x: Tensor, rates: Rates, state: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -210,6 +237,8 @@ class DampedEma(nn.Module):
         elif self.bidirectional:
             behind = Rates(*(rate[: self.width] for rate in rates))
             ahead = Rates(*(rate[self.width :] for rate in rates))
+            if heard is x:
+                return by_scan(x, behind, ahead, finish=self._with_input)[0]
             y, _ = by_scan(heard, behind, ahead)
         else:
             before = None
@@ -220,7 +249,11 @@ class DampedEma(nn.Module):
             y, after = _advance(heard, rates, before)
             if state is not None:
                 state.advance(before, heard, after)
-        return F.silu(torch.addcmul(y.to(x.dtype), x, self.omega.to(x.dtype)))
+        return self._with_input(y.to(x.dtype), x)
+
+    def _with_input(self, y: Tensor, x: Tensor) -> Tensor:
+        """silu(y + ω ⊙ x)"""
+        return F.silu(torch.addcmul(y.contiguous(), x, self.omega.to(x.dtype)))
 
     def _truncated(self, x: Tensor, rates: Rates, state: MovingAverage | None) -> Tensor:
         """A truncated average is no recurrence: its state is the inputs that are still heard, [B, K - 1,

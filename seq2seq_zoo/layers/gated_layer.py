@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor, nn
 
 from .chunks import Chunks
@@ -62,18 +63,46 @@ class GatedLayer(nn.Module):
     ) -> LayerOutput:
         """Raises ValueError if there is a cross-attention and no `memory`, or a memory and no
         cross-attention."""
-        first = self.norm_first
-        seen = self.self_attention_norm(x) if first else x
-        x, self_weights = self.self_attention(seen, x, chunks, state=state, need_weights=need_weights)
-        x = x if first else self.self_attention_norm(x)
-
-        cross_weights = None
         if (self.cross_attention is None) != (memory is None):
             raise ValueError(
                 "the layer has a cross-attention, but no memory (encoder_hidden_states) is given"
                 if memory is None
                 else "a memory (encoder_hidden_states) is given, but the layer has no cross-attention"
             )
+        seen = self.self_attention_norm(x) if self.norm_first else x
+        smooth = self.self_attention.smoothed(seen, chunks, state)
+        if (
+            memory is None
+            and state is None
+            and not (
+                need_weights or self.training or torch.is_grad_enabled() or torch.compiler.is_compiling()
+            )
+        ):
+            # Piece by piece, what is computed on the way is small enough to stay in the cache.
+            done = [self._mix(seen[:, at], smooth[:, at], x[:, at], part).x for at, part in chunks.pieces]
+            if done:
+                return LayerOutput(torch.cat(done, dim=1), None, None)
+        return self._mix(seen, smooth, x, chunks, memory, memory_mask, state, need_weights)
+
+    def _mix(
+        self,
+        seen: Tensor,
+        smooth: Tensor,
+        x: Tensor,
+        chunks: Chunks,
+        memory: Tensor | None = None,
+        memory_mask: Tensor | None = None,
+        state: GatedLayerState | None = None,
+        need_weights: bool = False,
+    ) -> LayerOutput:
+        """All that follows the moving average: it knows positions and chunks, but no whole."""
+        first = self.norm_first
+        x, self_weights = self.self_attention.mix(
+            seen, smooth, x, chunks, state=state, need_weights=need_weights
+        )
+        x = x if first else self.self_attention_norm(x)
+
+        cross_weights = None
         if self.cross_attention is not None and self.cross_attention_norm is not None:
             x, cross_weights = self.cross_attention(
                 self.cross_attention_norm(x) if first else x,
@@ -142,6 +171,8 @@ class GatedStack(Stack):
             )
         memory_mask = self._memory_mask(memory, memory_attention_mask, rows, length)
         padding = padding_mask(attention_mask)
+        if padding is not None and padding.device.type == "cpu" and not torch.compiler.is_compiling():
+            padding = None if bool(padding.all()) else padding  # elsewhere, looking would stall the device
         chunks = Chunks(
             length,
             past=past,

@@ -91,6 +91,23 @@ def test_three_forms_are_one(bidirectional: bool, length: int) -> None:
     torch.testing.assert_close(scanned_after, after, rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.parametrize("length", [*LENGTHS, 8 * BLOCK])
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_a_scan_in_pieces(monkeypatch: pytest.MonkeyPatch, bidirectional: bool, length: int) -> None:
+    """Without gradients a long text is read piece by piece, and nothing comes out otherwise."""
+    layer = averages(4, 3, bidirectional=bidirectional)
+    behind, ahead = rates(layer)
+    x, before = torch.randn(2, length, 4), torch.randn(2, 4, 3)
+    y, after = by_scan(x, behind, ahead, before)
+    smooth = layer(x)
+    monkeypatch.setattr(ema, "PIECE", 2 * BLOCK)
+    with torch.no_grad():
+        in_pieces, after_pieces = by_scan(x, behind, ahead, before)
+        torch.testing.assert_close(layer(x), smooth, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(in_pieces, y, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(after_pieces, after, rtol=1e-12, atol=1e-12)
+
+
 @pytest.mark.parametrize("length", LENGTHS)
 def test_recurrence_and_scan_go_on_from_a_state(length: int) -> None:
     behind, _ = rates(averages(4, 3))

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 import seq2seq_zoo
+from seq2seq_zoo.layers import chunks as chunks_module
 from seq2seq_zoo.layers import gated_attention
 from seq2seq_zoo.layers.chunks import Chunks
 from seq2seq_zoo.layers.gated_attention import FeatureDropout
@@ -90,6 +91,45 @@ def test_few_scores_at_a_time_are_the_same(monkeypatch: pytest.MonkeyPatch) -> N
         with monkeypatch.context() as patch:
             patch.setattr(gated_attention, "SCORES_AT_A_TIME", 2 * 3 * 16)
             assert torch.equal(model(ids, mask).last_hidden_state, expected)
+
+
+CUT = [
+    *(options for options in GRID if options.get("use_chunking")),
+    *({**options, "use_chunking": True, "chunk_size": 3} for options in OTHERS),
+    {"normalization_type": "batchnorm", "use_chunking": True, "chunk_size": 1},
+]
+
+
+@pytest.mark.parametrize("options", CUT, ids=named)
+def test_long_texts_in_pieces_are_the_same(options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without gradients, layers take a long text piece by piece; only their moving averages see all of it."""
+    model = body(**options)
+    for part in model.modules():
+        if isinstance(part, BatchNorm):
+            part.running_var.abs_().add_(0.1)
+    monkeypatch.setattr(chunks_module, "PIECE", 8)
+    met: list[int] = []
+    mix = model.stack.layers[1].self_attention.mix
+
+    def noting(x: Tensor, *others: Any, **further: Any) -> Any:
+        met.append(x.shape[1])
+        return mix(x, *others, **further)
+
+    monkeypatch.setattr(model.stack.layers[1].self_attention, "mix", noting)
+    for length, side in itertools.product((5, 16, 17, 23, 24), ("full", "right", "left")):
+        ids, mask = text(length, side=side)
+        mask = torch.ones_like(mask) if side == "full" else mask
+        expected = model(ids, mask, use_cache=False).last_hidden_state
+        met.clear()
+        with torch.no_grad():
+            found = model(ids, mask, use_cache=False).last_hidden_state
+            shown = model(ids, mask, use_cache=False, output_attentions=True).last_hidden_state
+        assert relative_error(found[mask.bool()], expected[mask.bool()]) <= 1e-12
+        assert relative_error(shown, expected) <= 1e-12
+        assert met[-1] == length  # attention weights are shown of the whole
+        if length > 12 and not (side == "left" and "is_decoder" in options):
+            assert len(met) > 2
+            assert max(met[:-1]) <= 8 + options.get("chunk_size", 4)
 
 
 # ---- chunks ----
