@@ -75,28 +75,27 @@ class WeightFile:
     infos: dict[str, TensorInfo]
     tensor: Callable[[str], Tensor]
 
-    def read(self, key: str, dtype: torch.dtype) -> Tensor:
-        """A tensor as `dtype`, in memory of its own where the format allows: read and converted in pieces.
+    def read(self, key: str, into: Tensor) -> None:
+        """Copy a tensor into another of its shape: read, and converted to that one's dtype, in pieces.
 
-        Of a mapped one, what was looked at stays in memory as long as anything of the file is in use.
+        Of a mapped one, what was looked at would stay in memory as long as anything of the file is in use.
         """
         info = self.infos[key]
         if info.begin is None:
-            return self.tensor(key).to(dtype)
-        whole = torch.empty(info.shape, dtype=dtype)
+            into.copy_(self.tensor(key))
+            return
         room = torch.empty(min(info.bytes, PIECE) // info.dtype.itemsize, dtype=info.dtype)
         with open(info.file, "rb", buffering=0) as file:
             file.seek(info.begin)
-            for piece in whole.view(-1).split(max(len(room), 1)):
-                into = room[: len(piece)].view(torch.uint8).numpy().data
+            for piece in into.view(-1).split(max(len(room), 1)):  # type: ignore[no-untyped-call]
+                bytes_ = room[: len(piece)].view(torch.uint8).numpy().data
                 got = 0
-                while got < len(into):
-                    step = file.readinto(into[got:])
+                while got < len(bytes_):
+                    step = file.readinto(bytes_[got:])
                     if not step:
                         raise CheckpointError(f"{info.file} has lost the data of {key!r} since it was opened")
                     got += step
                 piece.copy_(room[: len(piece)])
-        return whole
 
 
 def open_file(path: Path) -> WeightFile:

@@ -327,28 +327,50 @@ class Model(nn.Module, Pushable):
         if head is not None and self.config.tie_word_embeddings:
             head.weight = self.get_input_embeddings().weight
 
-    def resize_token_embeddings(self, new_num_tokens: int | None = None) -> nn.Embedding:
-        """Give the vocabulary `new_num_tokens` entries; new ones start at the mean of the old. Returns the
-        table."""
+    def token_tables(self) -> Sequence[nn.Embedding]:
+        """The tables of token vectors, the one of the input first: one, unless stacks have tables of their
+        own."""
+        return [self.get_input_embeddings()]
+
+    def resize_token_embeddings(
+        self,
+        new_num_tokens: int | None = None,
+        pad_to_multiple_of: int | None = None,
+        mean_resizing: bool = True,
+    ) -> nn.Embedding:
+        """Give the vocabulary `new_num_tokens` entries (None: as many as now), and as many more as make it a
+        multiple of `pad_to_multiple_of`. New ones start at the mean of the old, or without `mean_resizing` at
+        random as in a new model. Returns the table."""
         table = self.get_input_embeddings()
-        if new_num_tokens is None or new_num_tokens == table.num_embeddings:
+        for name, value in (("new_num_tokens", new_num_tokens), ("pad_to_multiple_of", pad_to_multiple_of)):
+            whole = value is None or (isinstance(value, int) and not isinstance(value, bool) and value >= 1)
+            if not whole:
+                raise ValueError(f"{name} is {value!r}; it must be a whole number of at least 1")
+        rows, step = new_num_tokens or table.num_embeddings, pad_to_multiple_of or 1
+        rows = -(-rows // step) * step
+        if rows == table.num_embeddings:
             return table
-        if new_num_tokens < 1:
-            raise ValueError(f"new_num_tokens is {new_num_tokens}; it must be at least 1")
+
+        def resized(part: nn.Module, weight: Tensor) -> nn.Parameter:
+            name = next(name for name, module in self.named_modules() if module is part)
+            return _resized(weight, rows, None if mean_resizing else self.initial_std(name))
+
         head = self.get_output_embeddings()
         tied = head is not None and head.weight is table.weight
-        table.weight = _resized(table.weight, new_num_tokens)
-        table.num_embeddings = new_num_tokens
-        if table.padding_idx is not None and table.padding_idx >= new_num_tokens:
-            table.padding_idx = None
+        for part in self.token_tables():
+            part.weight = resized(part, part.weight)
+            part.num_embeddings = rows
+            if part.padding_idx is not None and part.padding_idx >= rows:
+                part.padding_idx = None
         if head is not None:
-            head.weight = table.weight if tied else _resized(head.weight, new_num_tokens)
+            head.weight = table.weight if tied else resized(head, head.weight)
             if head.bias is not None:
-                kept = head.bias[:new_num_tokens]
-                new = kept.new_zeros(new_num_tokens - kept.shape[0])
-                head.bias = nn.Parameter(torch.cat([kept, new]), requires_grad=head.bias.requires_grad)
-            head.out_features = new_num_tokens
-        self.config.vocab_size = new_num_tokens
+                kept = head.bias[:rows]
+                start = kept.mean() if mean_resizing and not tied else kept.new_zeros(())
+                new = start.detach().expand(rows - kept.shape[0])
+                head.bias = nn.Parameter(torch.cat([kept, new]).detach(), head.bias.requires_grad)
+            head.out_features = rows
+        self.config.vocab_size = rows
         return table
 
 
@@ -438,11 +460,14 @@ class Writes(Model):
 
 
 @torch.no_grad()
-def _resized(weight: Tensor, rows: int) -> nn.Parameter:
+def _resized(weight: Tensor, rows: int, std: float | None) -> nn.Parameter:
+    """The first `rows` rows; those that are not there yet are normal of this `std`, or the mean row."""
     kept = weight[:rows]
-    new = (
-        weight.mean(0, keepdim=True).expand(rows - kept.shape[0], -1) if rows > kept.shape[0] else weight[:0]
-    )
+    new = weight.new_empty(rows - kept.shape[0], weight.shape[1])
+    if std is None:
+        new.copy_(weight.mean(0, keepdim=True).expand_as(new))
+    else:
+        new.normal_(0.0, std)
     return nn.Parameter(torch.cat([kept, new]), requires_grad=weight.requires_grad)
 
 

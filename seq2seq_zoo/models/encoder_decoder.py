@@ -304,7 +304,7 @@ class EncoderDecoderModel(Writes):
         """The decoder's head."""
         return self.decoder.get_output_embeddings()
 
-    def resize_token_embeddings(self, new_num_tokens: int | None = None) -> nn.Embedding:
+    def resize_token_embeddings(self, *_: Any, **__: Any) -> nn.Embedding:
         """Refused: each half has a vocabulary of its own, and a method of this name."""
         raise NotImplementedError(
             "a pair has two vocabularies: use model.encoder.resize_token_embeddings or "

@@ -17,13 +17,13 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from ..checkpoint import Alias, Drop, KeyMap, Rules, renames
+from ..checkpoint import Alias, Drop, KeyMap, Rules, Weights, renames
 from ..config import Config, divides, in_vocabulary, known_activation, not_negative, positive, probability
 from ..layers.activations import ACTIVATIONS
 from ..layers.attention import Attention
@@ -133,6 +133,18 @@ class MvpConfig(Config):
 def token_embedding(config: MvpConfig) -> nn.Embedding:
     """The token vectors; the padding token's learns nothing from being read."""
     return nn.Embedding(config.vocab_size, config.d_model, padding_idx=config.pad_token_id)
+
+
+def tokens_apart(config: MvpConfig) -> bool:
+    """Whether each stack has a table of its own, as transformers 5.x has it in models that are not tied."""
+    return config.saved_by_5 and not config.tie_word_embeddings
+
+
+def share_where_shared(config: MvpConfig, weights: Weights) -> None:
+    """A config that 5.x wrote beside weights of other origin, with one table for both stacks, means one."""
+    own = [key for key in weights if key.endswith("coder.embed_tokens.weight")]
+    if tokens_apart(config) and len(own) < 2:
+        config.extra.pop("transformers_version")
 
 
 def input_embedding(config: MvpConfig, tokens: nn.Embedding) -> InputEmbedding:
@@ -245,10 +257,15 @@ OF_FAIRSEQ = "a number by which fairseq told apart its layouts; early BART check
 ENCODER_ALONE = (
     renames("shared.weight -> token_embedding.weight")
     + ENCODER
-    + Rules(Alias("encoder.embed_tokens.weight", "shared.weight"), Drop("encoder.version", OF_FAIRSEQ))
+    + renames("encoder.embed_tokens.weight -> encoder.embedding.tokens.weight")
+    + Rules(Drop("encoder.version", OF_FAIRSEQ))
 )
-OF_DECODER = Rules(Drop("decoder.version", OF_FAIRSEQ))
-BODY = ENCODER_ALONE + DECODER + OF_DECODER + Rules(Alias("decoder.embed_tokens.weight", "shared.weight"))
+DECODER_ALONE = (
+    renames("decoder.embed_tokens.weight -> decoder.embedding.tokens.weight")
+    + DECODER
+    + Rules(Drop("decoder.version", OF_FAIRSEQ))
+)
+BODY = ENCODER_ALONE + DECODER_ALONE
 BODY_OF_A_HEAD = BODY.under(theirs="model.", ours="model.")
 PREFIX = "model."
 
@@ -262,13 +279,23 @@ class MvpModel(Seq2SeqModel):
     def __init__(self, config: MvpConfig) -> None:
         self.check_config(config)
         tokens = token_embedding(config)
+        read, written = (token_embedding(config) if tokens_apart(config) else tokens for _ in range(2))
         super().__init__(
-            config, tokens, encoder(config, tokens), decoder(config, tokens, prompts=config.use_prompt)
+            config, tokens, encoder(config, read), decoder(config, written, prompts=config.use_prompt)
         )
 
     @classmethod
     def key_map(cls, config: MvpConfig) -> KeyMap:
         return KeyMap(BODY, base_prefix=PREFIX)
+
+    @classmethod
+    def settle_config(cls, config: MvpConfig, weights: Weights) -> None:
+        share_where_shared(config, weights)
+
+    def token_tables(self) -> Sequence[nn.Embedding]:
+        """One; in an untied model of transformers 5.x one of each stack besides, and those are read."""
+        tables = (self.token_embedding, self.encoder.embedding.tokens, self.decoder.embedding.tokens)
+        return list(dict.fromkeys(tables))
 
     def initial_std(self, name: str) -> float:
         return float(self.config.init_std)
@@ -288,6 +315,13 @@ class _MvpHead(Seq2SeqHead):
 
     config_class = MvpConfig
     model: MvpModel
+
+    @classmethod
+    def settle_config(cls, config: MvpConfig, weights: Weights) -> None:
+        share_where_shared(config, weights)
+
+    def token_tables(self) -> Sequence[nn.Embedding]:
+        return self.model.token_tables()
 
     def initial_std(self, name: str) -> float:
         return float(self.config.init_std)
@@ -330,8 +364,13 @@ class MvpForConditionalGeneration(_MvpHead, Seq2SeqLM):
     def scores(self, x: Tensor) -> Tensor:
         return self.lm_head(x) + self.final_logits_bias  # type: ignore[no-any-return]
 
-    def resize_token_embeddings(self, new_num_tokens: int | None = None) -> nn.Embedding:
-        table = super().resize_token_embeddings(new_num_tokens)
+    def resize_token_embeddings(
+        self,
+        new_num_tokens: int | None = None,
+        pad_to_multiple_of: int | None = None,
+        mean_resizing: bool = True,
+    ) -> nn.Embedding:
+        table = super().resize_token_embeddings(new_num_tokens, pad_to_multiple_of, mean_resizing)
         kept = self.final_logits_bias[:, : table.num_embeddings]
         new = kept.new_zeros(1, table.num_embeddings - kept.shape[1])
         self.final_logits_bias = torch.cat([kept, new], dim=1)
@@ -419,8 +458,9 @@ class MvpForCausalLM(Writes):
 
     @classmethod
     def key_map(cls, config: MvpConfig) -> KeyMap:
-        own = renames("decoder.embed_tokens.weight -> decoder.embedding.tokens.weight") + DECODER + OF_DECODER
-        own += Rules(Alias("shared.weight", "decoder.embed_tokens.weight"))
+        shared = Alias("shared.weight", "decoder.embed_tokens.weight")
+        unused = Drop("shared.weight", "a third table, which neither stack of an untied model of 5.x reads")
+        own = DECODER_ALONE + Rules(unused if tokens_apart(config) else shared)
         return KeyMap(
             own.under(theirs="model.") + renames("lm_head.weight -> lm_head.weight"), base_prefix=PREFIX
         )
