@@ -184,7 +184,7 @@ def answers(
             return_tensors="pt",
             return_dict=True,
         )
-        written = model.generate(**inputs, max_new_tokens=8)[:, inputs.input_ids.shape[1] :]
+        written = model.generate(**inputs)[:, inputs.input_ids.shape[1] :]
         texts += tokenizer.batch_decode(written, skip_special_tokens=True)
     return texts
 
@@ -242,7 +242,7 @@ def main() -> None:
             eos_token_id=special["endoftext"],
         )
     )
-    model.generation_config.eos_token_id = list(special.values())
+    model.generation_config.update(eos_token_id=list(special.values()), do_sample=False, max_new_tokens=16)
     print(f"{model.num_parameters():,} parameters, {len(tokenizer)} tokens", flush=True)
     hinted = Hints(model, tokenizer)
     train(hinted, tokenizer, batches(rng), tensors=tensors, steps=options.steps, peak_rate=2e-3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 
 import seq2seq_zoo
 from tests.hub_cache import make_hub_cache
+from tests.tokenization.tokenizer_cases import PHI_TEMPLATE
 
 TEXT = """
 Summarize: You may want to stick it to your boss and leave your job,
@@ -105,6 +107,64 @@ def mega(folder: Path) -> None:
     seq2seq_zoo.MegaForMaskedLM(seq2seq_zoo.MegaConfig(**size)).save_pretrained(folder)
 
 
+def phimoe(folder: Path) -> None:
+    """As microsoft/Phi-3.5-MoE-instruct: Llama's BPE, Phi's tokens and template, LongRoPE."""
+    backend = tokenizers.Tokenizer(
+        tokenizers.models.BPE(unk_token="<unk>", fuse_unk=True, byte_fallback=True)
+    )
+    backend.normalizer = tokenizers.normalizers.Sequence(
+        [tokenizers.normalizers.Prepend("▁"), tokenizers.normalizers.Replace(" ", "▁")]
+    )
+    special = ["<unk>", "<s>", "</s>"]
+    pieces = [*special, *(f"<0x{byte:02X}>" for byte in range(256))]
+    trainer = tokenizers.trainers.BpeTrainer(vocab_size=400, special_tokens=pieces, show_progress=False)
+    backend.train_from_iterator(TEXT.splitlines(), trainer)
+    added = {name: name not in ("endoftext",) for name in ("endoftext", "assistant", "system", "end", "user")}
+    backend.add_special_tokens(
+        [
+            tokenizers.AddedToken(f"<|{name}|>", normalized=False, rstrip=strips)
+            for name, strips in added.items()
+        ]
+    )
+    steps = tokenizers.decoders
+    backend.decoder = steps.Sequence(
+        [steps.Replace("▁", " "), steps.ByteFallback(), steps.Fuse(), steps.Strip(" ", 1, 0)]
+    )
+    backend.save(str(folder / "tokenizer.json"))
+    settings = {
+        "add_bos_token": False,
+        "bos_token": "<s>",
+        "chat_template": PHI_TEMPLATE,
+        "eos_token": "<|endoftext|>",
+        "legacy": False,
+        "pad_token": "<|endoftext|>",
+        "tokenizer_class": "LlamaTokenizer",
+        "unk_token": "<unk>",
+    }
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    config = seq2seq_zoo.PhimoeConfig(
+        vocab_size=backend.get_vocab_size(),
+        hidden_size=16,
+        intermediate_size=12,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        num_local_experts=4,
+        max_position_embeddings=2048,
+        attention_bias=True,
+        lm_head_bias=True,
+        rope_scaling={
+            "type": "longrope",
+            "short_factor": [1.0, 1.1],
+            "long_factor": [1.0, 4.0],
+            "short_mscale": 1.2,
+            "long_mscale": 1.2,
+            "original_max_position_embeddings": 512,
+        },
+    )
+    seq2seq_zoo.PhimoeForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
+
+
 @pytest.fixture(scope="session")
 def hub(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
@@ -118,6 +178,7 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "google/mt5-small": mt5,
         "csebuetnlp/mT5_multilingual_XLSum": mt5,
         "mnaylor/mega-base-wikitext": mega,
+        "microsoft/Phi-3.5-MoE-instruct": phimoe,
     }
     for name, make in repositories.items():
         folder = tmp_path_factory.mktemp("repository")

@@ -19,6 +19,7 @@ EXAMPLES = {
     "attention_weights.py": ["mt5"],
     "data_to_text.py": ["mvp", "mvp-prompt"],
     "prompt_tuning.py": ["mvp"],
+    "chat_arithmetic.py": ["phimoe"],
 }
 
 
@@ -86,3 +87,20 @@ def test_prompt_tuning(output) -> None:
     assert right[1] >= 16
     losses = [float(loss) for loss in re.findall(r"loss ([\d.]+)", text)]
     assert losses[-1] < losses[0]
+
+
+@needs("chat_arithmetic.py")
+def test_chat_arithmetic(output) -> None:
+    lines = output("chat_arithmetic.py").splitlines()
+    assert [line.split()[0] for line in lines[:4]] == ["user", "assistant"] * 2
+    assert [line.split()[-1] for line in lines[1:4:2]] == ["85", "-480"]
+    pairs = [re.fullmatch(r"  layer \d  experts (\d) and (\d)", line) for line in lines[6:]]
+    assert len(pairs) == 4
+    assert all(pair and pair[1] != pair[2] for pair in pairs)
+    assert output("chat_arithmetic.py", "Take 58 away from 27.").splitlines()[1].split()[-1] == "-31"
+
+
+@needs("chat_arithmetic.py")
+def test_the_command_converses(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "--task", "text-generation", "--model", "bundled:phimoe", "What is 27 + 58?"]) == 0
+    assert capsys.readouterr().out == "85\n"
