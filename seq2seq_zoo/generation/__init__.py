@@ -4,7 +4,8 @@ Reading order: `protocol` (what a model offers), `config` and `ranges` (the opti
 (a call, settled), `generate` (the way through), `run` (what the loops share), `sampling` and `beams` (the
 loops), `assisted` and `drafts` (several tokens a step), `guidance` (away from a negative prompt), `custom`
 (a loop of one's own), `processors`, `warpers` and `stopping` (what watches over a step), `outputs`,
-`transitions`, `streamers`, `pace` (many processes), and `peaks` (the best of a wide row).
+`transitions`, `streamers`, `pace` (many processes), and `peaks` and `draws` (the best of a wide row,
+and a draw from it).
 """
 
 from seq2seq_zoo.generation.config import GenerationConfig

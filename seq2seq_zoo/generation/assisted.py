@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from seq2seq_zoo.generation.drafts import Draft, Drafter
+from seq2seq_zoo.generation.draws import draw
 from seq2seq_zoo.generation.outputs import (
     GenerateDecoderOnlyOutput,
     GenerateEncoderDecoderOutput,
@@ -82,10 +83,10 @@ def _choose(
         return argmax(scores)
     likely = scores.softmax(dim=-1)
     if drafted is None or drawn_from is None:
-        return torch.multinomial(likely, num_samples=1).squeeze(1)
+        return draw(likely).squeeze(1)
     drafts = drawn_from[place][None]
     if bool(torch.rand(1, device=scores.device) * drafts[:, drafted] < likely[:, drafted]):
         return drafted
     rest = (likely - drafts).clamp_(min=0)
     # nothing is left where both agree but for rounding: then either is the model's own distribution
-    return torch.multinomial(rest if bool(rest.any()) else likely, num_samples=1).squeeze(1)
+    return draw(rest if bool(rest.any()) else likely).squeeze(1)

@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from seq2seq_zoo.generation.config import GenerationConfig
+from seq2seq_zoo.generation.draws import draw
 from seq2seq_zoo.generation.outputs import (
     GenerateBeamDecoderOnlyOutput,
     GenerateBeamEncoderDecoderOutput,
@@ -167,7 +168,7 @@ def _candidates(run: Run, log_p: Tensor, running: Tensor) -> tuple[Tensor, Tenso
         return _best_of_all(*topk(log_p, count), running)
     joint = (log_p.view(sources, beams, vocabulary) + running[..., None]).flatten(1)  # [S, k · V]
     if run.request.config.do_sample:
-        chosen = torch.multinomial(joint.softmax(dim=-1), num_samples=count)
+        chosen = draw(joint.softmax(dim=-1), count)
         return joint.gather(1, chosen), chosen // vocabulary, chosen % vocabulary
     scores, places = joint.topk(count, dim=-1)
     return scores, places // vocabulary, places % vocabulary

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from seq2seq_zoo.errors import GenerationError
+from seq2seq_zoo.generation.draws import draw
 from seq2seq_zoo.generation.inputs import kind_of
 from seq2seq_zoo.generation.peaks import argmax
 from seq2seq_zoo.generation.processors import LogitsProcessorList
@@ -124,7 +125,7 @@ class Assistant:
             scores = self._processors(text[:, :end], scores)
             if self._samples:
                 likely = scores.softmax(dim=-1)
-                token = torch.multinomial(likely, num_samples=1)[0]
+                token = draw(likely)[0]
                 drawn_from.append(likely[0])
                 sure = likely[0, token]
             else:

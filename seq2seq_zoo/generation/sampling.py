@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from seq2seq_zoo.generation.draws import draw
 from seq2seq_zoo.generation.outputs import (
     GenerateDecoderOnlyOutput,
     GenerateEncoderDecoderOutput,
@@ -36,7 +37,7 @@ def continue_rows(
         run.trace.add(step, scores)
 
         if config.do_sample:
-            tokens = torch.multinomial(scores.softmax(dim=-1), num_samples=1).squeeze(1)
+            tokens = draw(scores.softmax(dim=-1)).squeeze(1)
         else:
             tokens = argmax(scores)
         if request.eos is not None:

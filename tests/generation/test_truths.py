@@ -9,6 +9,7 @@ import torch
 import transformers
 
 from seq2seq_zoo.generation import generate
+from seq2seq_zoo.generation.draws import FEW, draw
 from seq2seq_zoo.generation.peaks import BLOCK, WIDE, argmax, log_sum_exp, topk
 from seq2seq_zoo.generation.warpers import TopP
 from tests.generation.oracle_adapter import ToyMarkov
@@ -273,3 +274,28 @@ def test_a_nucleus_of_few_is_that_of_all(possible, p, keep):
     ours = TopP(p, keep)(torch.zeros(3, 1, dtype=torch.long), scores)
     theirs = transformers.TopPLogitsWarper(p, min_tokens_to_keep=keep)(None, scores)
     assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize(
+    ("possible", "count"), [(1, 1), (3, 1), (3, 3), (50, 1), (50, 8), (FEW + 1, 1), (WIDE + 500, 8)]
+)
+def test_draws_are_torchs(possible, count):
+    """The same tokens for the same seed, and the generator in the same state."""
+    scores = torch.randn(3, WIDE + 500, generator=torch.Generator().manual_seed(possible)) * 3
+    kth = scores.topk(possible, dim=-1).values[:, -1:]
+    likely = scores.masked_fill(scores < kth, float("-inf")).softmax(dim=-1)
+    for seed in range(20):
+        torch.manual_seed(seed)
+        theirs, after = torch.multinomial(likely, count), torch.rand(1)
+        torch.manual_seed(seed)
+        assert torch.equal(draw(likely, count), theirs)
+        assert torch.equal(torch.rand(1), after)
+
+
+def test_other_ways_to_make_times_are_left_to_torch(monkeypatch):
+    likely = torch.randn(2, WIDE).softmax(dim=-1)
+    monkeypatch.setattr("seq2seq_zoo.generation.draws.times_are_made_one_by_one", lambda: False)
+    monkeypatch.setattr("seq2seq_zoo.generation.draws._times", lambda _: pytest.fail("made here"))
+    assert draw(likely, 2).shape == (2, 2)
+    with pytest.raises(RuntimeError, match="nan"):
+        draw(likely * float("nan"))
