@@ -249,16 +249,20 @@ class _Filler:
             self.stored = stored
         dtypes = [self._dtype(name, stored) for name in link.names]
         as_stored = self.device.type == "cpu" and {*dtypes, *map(weights.dtype, keys)} == {stored}
-        if as_stored and isinstance(link.rule, Stack):
-            whole = weights.rows(keys)
-            if whole is not None:
-                self._put(link.names[0], whole)
-                return
-        # What is copied anyway is not mapped: the file's pages would stay in memory beside the copy.
-        copied = not as_stored or isinstance(link.rule, Stack)
-        read = reduce(torch.promote_types, dtypes)
-        tensors = [weights.read(key, read) if copied else weights.tensor(key) for key in keys]
-        ours = link.rule.to_ours(tensors, link.shapes, dtypes, self.device)
+        if isinstance(link.rule, Stack):
+            whole = weights.rows(keys) if as_stored else None
+            if whole is None:
+                whole = torch.empty(link.shapes[0], dtype=dtypes[0], device=self.device)
+                for row, key in zip(whole, keys, strict=True):
+                    weights.read(key, row)
+            self._put(link.names[0], whole)
+            return
+        if as_stored:
+            tensor = weights.tensor(keys[0])
+        else:  # not mapped: the file's pages would stay in memory beside what they are converted to
+            tensor = torch.empty(link.key_shapes[0], dtype=reduce(torch.promote_types, dtypes))
+            weights.read(keys[0], tensor)
+        ours = link.rule.to_ours([tensor], link.shapes, dtypes, self.device)
         for name, tensor in zip(link.names, ours, strict=True):
             self._put(name, tensor)
 

@@ -12,24 +12,27 @@ apart, in any order and in several files, can be made neighbours, and the tensor
                       ┌────────╱╲────────┐
     memory    [ row 0            | row 1            | … ]
 
-It takes rows of whole pages, all of which begin equally far behind the beginning of a page. Where a page is
-to hold the end of a row and the beginning of the next, both are copied into a page of memory.
+It takes rows of whole pages, which begin equally far behind the beginning of a page: all do that lie in one
+file, in a model of usual sizes. What does not fit is copied into pages of memory: rows that begin elsewhere,
+and where one row ends and the next begins within a page, the two ends.
 """
 
 import ctypes
 import math
 import mmap
-import os
 import platform
 import sys
 import weakref
 from collections.abc import Sequence
 from functools import cache
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from seq2seq_zoo.errors import CheckpointError
 
 # Numbers of Linux's mmap on these machines; Python's mmap module can map nothing to a given address.
 MACHINES = ("x86_64", "aarch64")
@@ -44,16 +47,19 @@ def mapped_rows(
     places: Sequence[tuple[Path, int]], shape: Sequence[int], dtype: torch.dtype
 ) -> Tensor | None:
     """The tensors of one shape and dtype that begin at these bytes of these files, as the rows of one:
-    [len(places), *shape]. None where that needs a copy, or a system that is not known here.
+    [len(places), *shape]. None for nothing, or on a system that is not known here.
 
-    The mapping is private: writing into the tensor does not reach the files.
+    The mapping is private: writing into the tensor does not reach the files. Raises CheckpointError where a
+    file ends too early.
     """
     page, rows = mmap.PAGESIZE, len(places)
     size = math.prod(shape) * dtype.itemsize
-    behind = places[0][1] % page
-    fits = all(begin % page == behind for _, begin in places) and (rows == 1 or size % page == 0)
-    if not fits or not size or behind % dtype.itemsize or not _known_system():
+    if not size * rows or not _known_system():
         return None
+    # How far behind a page's beginning the first row must stand, for each row to be mapped where it belongs.
+    wanted = [(begin - number * size) % page for number, (_, begin) in enumerate(places)]
+    behind = max(set(wanted), key=wanted.count)
+    behind = 0 if behind % dtype.itemsize else behind
     length = _up(behind + size * rows, page)
     start = _map(None, length, NEW, -1, 0)
     if start is None:
@@ -62,17 +68,30 @@ def mapped_rows(
     finalizer = weakref.finalize(buffer, _libc().munmap, start, length)
     finalizer.atexit = False  # the end of the process unmaps everything
     for number, (path, begin) in enumerate(places):
-        # What a page holds besides the first row's beginning and the last one's end is nobody's concern.
-        end, at = begin + size, start + behind + size * number
-        first = _up(begin, page) if number else begin - behind
-        last = end // page * page if number < rows - 1 else _up(end, page)
-        with open(path, "rb") as file:
-            if last > first and not _map(at + first - begin, last - first, OVER, file.fileno(), first):
+        end, shift = begin + size, start + behind + number * size - begin  # from the file to memory
+        first = last = begin  # of the pages that are mapped
+        if wanted[number] == behind:
+            # What else there is before the first row and behind the last is nobody's concern.
+            first = _up(begin, page) if number else begin // page * page
+            last = end // page * page if number < rows - 1 else _up(end, page)
+        with open(path, "rb", buffering=0) as file:
+            if last <= first:
+                first = last = begin
+            elif _map(shift + first, last - first, OVER, file.fileno(), first) is None:
                 return None
-            for here, there in ((begin, first), (last, end)):
-                seam = os.pread(file.fileno(), max(there - here, 0), here)
-                ctypes.memmove(at + here - begin, seam, len(seam))
+            for here, there in ((begin, first), (max(last, begin), end)):
+                _read(file, here, there, shift)
     return torch.frombuffer(buffer, dtype=dtype).view(rows, *shape)
+
+
+def _read(file: FileIO, begin: int, end: int, shift: int) -> None:
+    """Copy the bytes `begin` … `end` of a file to their addresses, `shift` beyond."""
+    file.seek(begin)
+    while begin < end:
+        got = file.readinto((ctypes.c_char * (end - begin)).from_address(shift + begin))
+        if not got:
+            raise CheckpointError(f"{file.name!s} has lost bytes {begin} … {end} since it was opened")
+        begin += got
 
 
 def _up(number: int, page: int) -> int:

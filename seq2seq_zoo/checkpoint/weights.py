@@ -59,15 +59,15 @@ class Weights(Mapping[str, TensorInfo]):
         return self._files[key].tensor(key)
 
     def rows(self, keys: Sequence[str]) -> Tensor | None:
-        """Tensors of one shape and dtype as the rows of one, mapped like `tensor`; None where they would have
-        to be copied."""
+        """Tensors of one shape and dtype as the rows of one, mapped as far as may be; None where it is not
+        known how to do that."""
         infos = [self[key] for key in keys]
         places = [(info.file, info.begin) for info in infos if info.begin is not None]
         return mapped_rows(places, infos[0].shape, infos[0].dtype) if len(places) == len(keys) else None
 
-    def read(self, key: str, dtype: torch.dtype) -> Tensor:
-        """The tensor, converted: in memory of its own where the format allows."""
-        return self._files[key].read(key, dtype)
+    def read(self, key: str, into: Tensor) -> None:
+        """Copy the tensor into another of its shape, contiguous, of any dtype and on any device."""
+        self._files[key].read(key, into)
 
 
 def open_weights(

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from seq2seq_zoo.checkpoint import KeyMap, Rules, Stack, load_weights, mapping, open_weights, renames
 from seq2seq_zoo.checkpoint.mapping import mapped_rows
+from seq2seq_zoo.errors import CheckpointError
 
 PAGE = mmap.PAGESIZE
 linux = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere stacks are copied")
@@ -86,21 +87,47 @@ def test_a_mapping_is_private_outlives_its_file_and_ends_with_its_tensor(tmp_pat
     assert torch.equal(single[0], as_tensor(content, 3 * PAGE, (PAGE // 2,)))
 
 
+@linux
 @pytest.mark.parametrize(
-    ("begins", "shape"),
+    ("begins", "shape", "mapped"),
     [
-        ([0, PAGE + 8], (PAGE // 2,)),  # not equally far behind a page
-        ([0, PAGE], (PAGE // 2 - 1,)),  # not of whole pages
-        ([1, PAGE + 1], (PAGE // 2,)),  # between two numbers
-        ([0, PAGE], (0, PAGE)),  # nothing
+        ([0, 9 * PAGE, 3 * PAGE], (PAGE,), [0, 1, 2]),
+        ([8, 9 * PAGE, 3 * PAGE + 8], (PAGE,), [0, 2]),  # one is not as far behind a page as the others
+        ([0, 9 * PAGE + 2, 3 * PAGE + 2], (PAGE,), [1, 2]),
+        ([0, 9 * PAGE - 2, 6 * PAGE - 4], (PAGE - 1,), [0, 1, 2]),  # odd sizes, in places that suit them
+        ([0, 2 * PAGE - 2, 4 * PAGE - 4], (30,), []),  # less than a page
+        ([1, 9 * PAGE + 1, 3 * PAGE + 1], (PAGE,), []),  # between two numbers
     ],
 )
-def test_what_cannot_be_mapped_is_left_to_be_copied(
-    tmp_path: Path, begins: list[int], shape: tuple[int, ...]
+def test_what_does_not_fit_is_copied(
+    tmp_path: Path, begins: list[int], shape: tuple[int, ...], mapped: list[int]
 ) -> None:
+    """Row by row: the middle of those that fit is a page of the file."""
     path = tmp_path / "a"
-    random_file(path, 4)
-    assert mapped_rows([(path, begin) for begin in begins], shape, torch.int16) is None
+    content = random_file(path, 12)
+    whole = mapped_rows([(path, begin) for begin in begins], shape, torch.int16)
+    assert whole is not None
+    regions = [[int(end, 16) for end in line.split()[0].split("-")] for line in maps_of(path)]
+    for number, (row, begin) in enumerate(zip(whole, begins, strict=True)):
+        assert torch.equal(row, as_tensor(content, begin, shape))
+        middle = row.data_ptr() + 2 * (row.numel() // 2)
+        assert any(start <= middle < stop for start, stop in regions) == (number in mapped)
+
+
+@linux
+def test_nothing_is_left_to_others(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    random_file(path, 1)
+    assert mapped_rows([(path, 0), (path, 8)], (0, 5), torch.int16) is None
+    assert mapped_rows([], (5,), torch.int16) is None
+
+
+@linux
+def test_a_file_that_has_shrunk(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    random_file(path, 2)
+    with pytest.raises(CheckpointError, match=r"a has lost bytes .* since it was opened"):
+        mapped_rows([(path, 0), (path, PAGE + 4)], (PAGE // 2,), torch.int16)
 
 
 @linux
@@ -207,7 +234,10 @@ PEAK = """
 import sys
 from pathlib import Path
 import torch
+from seq2seq_zoo.checkpoint import progress
 from tests.checkpoint.test_mapping import load
+
+progress.PATIENCE = 1000  # a bar's imports take memory too
 
 def kilobytes(what):
     return int(Path("/proc/self/status").read_text().split(what + ":")[1].split()[0])
@@ -225,7 +255,7 @@ LAYER = 4 * 1024 * 1024 * 4 / 2**20
 @pytest.mark.parametrize(
     ("dtype", "most"),
     [
-        ("float32", 2 * LAYER),  # mapped, but for a layer that lies in two shards, and what it is made from
+        ("float32", LAYER),  # mapped, but for some rows of the layer that lies in two shards
         ("bfloat16", 6.25 * LAYER / 2 + LAYER),  # the model, and the layer it is made from
     ],
 )
