@@ -355,6 +355,64 @@ def test_a_conversation_needs_a_template(phimoe: Path) -> None:
         pipeline("text-generation", phimoe, tokenizer=tokenizer, device="cpu")(SHORT)
 
 
+# ---- where the oracle is wrong (tests/DIVERGENCES.md) ----
+
+
+@needs_4
+def test_the_oracle_goes_on_behind_padding(pair: Pipelines) -> None:
+    mine, theirs = pair
+    right = copy.copy(theirs.tokenizer)
+    right.padding_side = "right"
+    theirs = transformers.pipeline("text-generation", theirs.model, tokenizer=right, device="cpu")
+    options = {**GREEDY, "return_full_text": False}
+    alone = [theirs(text, **options) for text in SENTENCES]
+    assert alone == mine(SENTENCES, batch_size=5, **options)
+    assert alone != theirs(SENTENCES, batch_size=5, **options)
+
+
+def test_the_oracle_returns_padding(pair: Pipelines) -> None:
+    options = {**GREEDY, "return_tensors": True, "batch_size": 2}
+    mine, theirs = (
+        write(["the quick", SENTENCES[0]], **options)[0][0]["generated_token_ids"] for write in pair
+    )
+    assert theirs[: len(theirs) - len(mine)] == [2] * (len(theirs) - len(mine))
+    assert theirs != mine == pair[0]("the quick", **GREEDY, return_tensors=True)[0]["generated_token_ids"]
+
+
+@needs_4
+def test_the_oracle_overrides_what_checkpoint_and_user_say(phimoe: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "edited"
+    shutil.copytree(phimoe, folder)
+    path = folder / "generation_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "do_sample": False}))
+    theirs = transformers.pipeline("text-generation", str(folder), device="cpu")
+    assert theirs.generation_config.do_sample is True
+    ids = theirs("the", do_sample=False, max_length=9, suppress_tokens=[2], return_tensors=True)
+    assert len(ids[0]["generated_token_ids"]) > 9
+    ours = pipeline("text-generation", folder, device="cpu")
+    assert ours.option("do_sample") is False
+    ids = ours("the", max_length=9, suppress_tokens=[2], return_tensors=True)
+    assert len(ids[0]["generated_token_ids"]) == 9
+
+
+@needs_4
+def test_the_oracle_stops_at_any_token_of_a_stop_sequence(pair: Pipelines) -> None:
+    mine, theirs = pair
+    options = {"do_sample": False, "max_new_tokens": 20, "return_full_text": False}
+    whole = theirs("the quick", **options)[0]["generated_text"]
+    new = theirs.tokenizer.encode(whole[6:8], add_special_tokens=False)
+    stop = mine.tokenizer.decode(new) + "§"  # never written as a whole
+    assert mine("the quick", stop_sequence=stop, **options)[0]["generated_text"] == whole
+    assert len(theirs("the quick", stop_sequence=stop, **options)[0]["generated_text"]) < len(whole)
+
+
+@needs_4
+def test_the_oracle_fails_on_no_texts(pair: Pipelines) -> None:
+    assert pair[0]([]) == []
+    with pytest.raises(IndexError):
+        pair[1]([])
+
+
 # ---- the command ----
 
 

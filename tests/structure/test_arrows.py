@@ -31,6 +31,8 @@ FRONT_DOOR = {"inspection", "pipelines", "cli", "__main__"}
 REQUIRED = {"torch", "safetensors", "sentencepiece", "tokenizers", "huggingface_hub", "numpy"}
 OPTIONAL = {"typing_extensions"} | {"jinja2", "tqdm", "matplotlib", "torchao", "bitsandbytes", "accelerate"}
 """Imported where they are used, never at the top of a file."""
+WAITING = {f"{OURS}.tokenization.chat_templates": "jinja2"}
+"""But for files that are all about one of them: these are themselves imported where they are used."""
 
 
 def test_every_part_is_known():
@@ -74,7 +76,15 @@ def test_foreign_imports(module):
         if top == OURS or top in sys.stdlib_module_names:
             continue
         assert top != "transformers"
-        assert top in REQUIRED or (found.waits and top in OPTIONAL), f"{module} imports {found.name}"
+        waits = found.waits or WAITING.get(module) == top
+        assert top in REQUIRED or (waits and top in OPTIONAL), f"{module} imports {found.name}"
+
+
+@pytest.mark.parametrize("waiting", WAITING)
+def test_what_waits_is_waited_for(waiting):
+    found = [i.waits for module in modules() for i in imports(module) if i.name == waiting]
+    assert found
+    assert all(found)
 
 
 def test_the_reader_of_imports_sees_them():

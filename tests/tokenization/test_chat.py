@@ -182,6 +182,19 @@ def test_masks_of_cut_texts(pair):
             assert cut["assistant_masks"] == (whole[:length] if side == "right" else whole[-length:])
 
 
+def test_the_oracle_marks_less_of_a_cut_text(pair):
+    """Cut inside the first answer, on the left, it marks nothing of the second."""
+    options = {"return_dict": True, "return_assistant_tokens_mask": True, "chat_template": MASKED}
+    options |= {"truncation": True, "max_length": 24}
+    left = [type(t).from_pretrained(t.name_or_path, truncation_side="left") for t in pair]
+    conversation = [*LONG[1:4], {"role": "assistant", "content": "x = 2"}]
+    mine, theirs = (t.apply_chat_template(conversation, **options) for t in left)
+    assert mine["input_ids"] == theirs["input_ids"]
+    whole = pair[0].apply_chat_template(conversation, **{**options, "truncation": False})["assistant_masks"]
+    assert mine["assistant_masks"] == whole[-24:]
+    assert sum(theirs["assistant_masks"]) < sum(mine["assistant_masks"])
+
+
 def test_a_template_that_begins_with_an_answer(pair):
     template = "{% generation %}{{ messages[0].content }}{% endgeneration %}<|end|>"
     options = {"chat_template": template, "return_dict": True, "return_assistant_tokens_mask": True}
