@@ -284,6 +284,8 @@ class EncoderDecoderModel(Writes):
 
     def _save(self, directory: Place, max_shard_size: int | str) -> None:
         self._follow_config()
+        for half in HALVES:  # transformers asks each half for its own
+            getattr(self.config, half).dtype = getattr(self, half).dtype
         super()._save(directory, max_shard_size)
 
     # ---- parts ----
