@@ -279,7 +279,7 @@ def test_commands_that_fail(
         code, line = fault([*command, str(tmp_path)], capsys)
         assert (code, "config.json" in line) == (1, True)
     code, line = fault([*RUN, "--model", str(mvp), " ".join(SENTENCES)], capsys)
-    assert (code, "max_position_embeddings" in line) == (1, True)
+    assert (code, "max_position_embeddings" in line) == (2, True)
     feed(monkeypatch, b"\xff\n")
     code, line = fault([*RUN, "--model", str(mt5)], capsys)
     assert (code, "standard input is not UTF-8" in line) == (1, True)
