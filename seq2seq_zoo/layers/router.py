@@ -114,7 +114,7 @@ def load_balancing_loss(
     loss = N Σ_i f_i P_i    (Fedus et al. 2021, Switch Transformer, arXiv:2101.03961, equations 4-6, with
                              top_k experts a token and their factor α left to the caller)
 
-    f_i is the number of tokens that have expert i among their top_k, P_i its mean probability, both over the
+    f_i is the share of tokens that have expert i among their top_k, P_i its mean probability, both over the
     tokens of all layers together. scores: for each layer [B · L, N]. attention_mask [B, past + L]: tokens
     where it is 0 do not count. Returns a number, in float32 at least.
     """
