@@ -90,6 +90,7 @@ class AutoTokenizer:
         cache_dir: str | os.PathLike[str] | None = None,
         token: str | bool | None = None,
         local_files_only: bool = False,
+        trust_remote_code: bool | None = None,
         **settings: Any,
     ) -> Tokenizer:
         """The tokenizer at `where`, of the class its files name; arguments as for the classes' own

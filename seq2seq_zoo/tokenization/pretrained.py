@@ -64,12 +64,14 @@ class PretrainedTokens(SpecialTokens, Pushable):
         cache_dir: str | os.PathLike[str] | None = None,
         token: str | bool | None = None,
         local_files_only: bool = False,
+        trust_remote_code: bool | None = None,
         **settings: Any,
     ) -> Self:
         """Load from a folder, a hub repository, or `bundled:NAME`.
 
-        `settings` are constructor arguments and win over tokenizer_config.json. A file that is missing, empty
-        or damaged raises TokenizerError; a place that does not exist raises CheckpointError.
+        `settings` are constructor arguments and win over tokenizer_config.json. `trust_remote_code` changes
+        nothing: a checkpoint's code is never run. A file that is missing, empty or damaged raises
+        TokenizerError; a place that does not exist raises CheckpointError.
         """
         place = files.Place(where, revision, subfolder, cache_dir, token, local_files_only)
         return cls._from_place(place, settings)

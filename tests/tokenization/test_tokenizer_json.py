@@ -204,6 +204,12 @@ def test_an_object_is_copied(llama_bare):
         assert twin.pad_token_id == ours.pad_token_id
 
 
+def test_nothing_is_remembered_of_trust(llama, tmp_path):
+    for cls in (AutoTokenizer, LlamaTokenizerFast):
+        cls.from_pretrained(llama, trust_remote_code=True).save_pretrained(tmp_path)
+        assert "trust_remote_code" not in (tmp_path / "tokenizer_config.json").read_text()
+
+
 def test_models_of_other_types_are_read(tmp_path):
     words = {word: index for index, word in enumerate(["[UNK]", "a", "b"])}
     backend = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="[UNK]"))
