@@ -101,7 +101,9 @@ class TextGenerationPipeline(Pipeline):
         _check_prompts(prompts)
         rows = [self._encode(prompt, asked) for prompt in prompts]
         ids, mask = _padded_on_the_left(rows, self._pad())
-        written = self._generate({"input_ids": ids, "attention_mask": mask}, self._of_generate(asked))
+        prefix = self._prefix(asked) if isinstance(prompts[0], str) else ""
+        options = self._of_generate(asked, prefix)
+        written = self._generate({"input_ids": ids, "attention_mask": mask}, options)
         ends = self._ends(asked)
         new = written[:, ids.shape[1] :].view(len(prompts), -1, written.shape[1] - ids.shape[1])
         for prompt, row, continuations in zip(prompts, rows, new, strict=True):
@@ -167,13 +169,13 @@ class TextGenerationPipeline(Pipeline):
             )
         return ids[-(longest - new) :]
 
-    def _of_generate(self, asked: Mapping[str, Any]) -> dict[str, Any]:
-        """The options for `generate`: lengths with the prefix do not count it, and a stop sequence is one of
-        its stop_strings."""
+    def _of_generate(self, asked: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+        """The options for `generate`: a user's lengths do not count the prefix, which generate does; and a
+        stop sequence is one of its stop_strings."""
         options = dict(asked)
-        if self._prefix(asked) and "max_new_tokens" not in asked:
+        if prefix and "max_new_tokens" not in asked:
             special = bool(asked.get("add_special_tokens"))
-            length = len(self.tokenizer(self._prefix(asked), add_special_tokens=special)["input_ids"])
+            length = len(self.tokenizer(prefix, add_special_tokens=special)["input_ids"])
             for name in ("max_length", "min_length"):
                 if asked.get(name):
                     options[name] = asked[name] + length
