@@ -4,17 +4,16 @@
     python tools/bench_mega.py --long             and 65,536
     python tools/bench_mega.py --tokens 4096      or as many as you say
 
-Hidden 512, 4 layers, chunks of 128, float32, both directions, the same random weights. Each side runs in a
-process of its own, which reports how far its resident memory rose above that of the loaded model; times are
-the best of `--repeats` passes after one that is not counted. Only the ratios mean anything on a shared
-machine.
+Hidden 512, 4 layers, chunks of 128, float32, both directions, the same random weights. The sides take turns,
+each time in a process of its own, which makes a pass that is not counted and one that is, and reports how far
+its memory rose above that of the loaded model (on Linux). Of each side's `--rounds`, the best time counts.
+Only the ratios mean anything on a shared machine.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -35,37 +34,46 @@ CONFIG: dict[str, Any] = {
 }
 
 
-def measure(side: str, folder: str, tokens: int, repeats: int) -> None:
-    """Print, as JSON, seconds and megabytes of a pass of one side, and its output's first numbers."""
+def measure(side: str, folder: str, tokens: int, threads: int) -> None:
+    """Print, as JSON, seconds (by the clock, and of the processor) and megabytes of a pass of one side, and
+    some numbers of its output."""
     import torch
 
     if side == "ours":
         from seq2seq_zoo import MegaModel
     else:
         from transformers import MegaModel
+    if threads:
+        torch.set_num_threads(threads)
     model = MegaModel.from_pretrained(folder).eval()
     ids = torch.randint(3, CONFIG["vocab_size"], (1, tokens), generator=torch.Generator().manual_seed(0))
     mask = torch.ones_like(ids)
     with torch.inference_mode():
         model(ids[:, :128], attention_mask=mask[:, :128])
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        seconds = []
-        for _ in range(repeats + 1):
+        before = peak_megabytes(anew=True)
+        for _ in range(2):
             for module in model.modules():  # the other side would keep its kernel
                 if hasattr(module, "_kernel"):
                     module._kernel = module._coeffs = None
-            start = time.perf_counter()
+            start, busy = time.perf_counter(), time.process_time()
             out = model(ids, attention_mask=mask).last_hidden_state
-            seconds.append(time.perf_counter() - start)
-    risen = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
-    best = min(seconds[1:] or seconds)
-    print(json.dumps({"seconds": best, "megabytes": risen, "values": out[0, ::4001, :4].tolist()}))
+            seconds, processor = time.perf_counter() - start, time.process_time() - busy
+    numbers = {"seconds": seconds, "processor": processor, "megabytes": peak_megabytes() - before}
+    print(json.dumps({**numbers, "values": out[0, ::4001, :4].tolist()}))
 
 
-def run(side: str, folder: str, tokens: int, repeats: int) -> dict[str, Any]:
+def peak_megabytes(*, anew: bool = False) -> float:
+    """The most memory this process had at a time, on Linux; `anew`: from now on."""
+    if anew:
+        Path("/proc/self/clear_refs").write_text("5")
+    lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return int(lines["VmHWM"].split()[0]) / 1024
+
+
+def run(side: str, folder: str, tokens: int, threads: int) -> dict[str, Any]:
     """Measure one side in a process of its own."""
     command = [sys.executable, __file__, "--side", side, "--folder", folder]
-    command += ["--tokens", str(tokens), "--repeats", str(repeats)]
+    command += ["--tokens", str(tokens), "--threads", str(threads)]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     return json.loads(done.stdout.splitlines()[-1])  # type: ignore[no-any-return]
 
@@ -74,13 +82,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--tokens", type=int, help="length of the text (16,384)")
     parser.add_argument("--long", action="store_true", help="65,536 tokens as well")
-    parser.add_argument("--repeats", type=int, default=2, help="passes that are timed")
+    parser.add_argument("--rounds", type=int, default=3, help="turns of each side")
+    parser.add_argument("--threads", type=int, default=0, help="of PyTorch (as many as it likes)")
     parser.add_argument("--side", choices=("ours", "theirs"), help=argparse.SUPPRESS)
     parser.add_argument("--folder", help=argparse.SUPPRESS)
     given = parser.parse_args()
     sys.path.insert(0, str(Path(__file__).parent.parent))
     if given.side is not None:
-        measure(given.side, given.folder, given.tokens, given.repeats)
+        measure(given.side, given.folder, given.tokens, given.threads)
         return
     import torch
 
@@ -90,15 +99,20 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         torch.manual_seed(0)
         MegaModel(MegaConfig(**CONFIG)).save_pretrained(folder)
-        print("tokens     seconds ours / theirs (ratio)     peak MB ours / theirs (ratio)     difference")
+        print("ours / theirs (ratio)")
+        print(f"{'tokens':<10} {'seconds':<26} {'processor seconds':<26} {'peak MB':<26} difference")
         for tokens in lengths:
-            ours, theirs = (run(side, folder, tokens, given.repeats) for side in ("ours", "theirs"))
-            apart = (torch.tensor(ours["values"]) - torch.tensor(theirs["values"])).abs().max()
-            cells = [
-                f"{ours[what]:.{digits}f} / {theirs[what]:.{digits}f} ({ours[what] / theirs[what]:.2f})"
-                for what, digits in (("seconds", 2), ("megabytes", 0))
+            rounds = [
+                [run(side, folder, tokens, given.threads) for side in ("ours", "theirs")]
+                for _ in range(given.rounds)
             ]
-            print(f"{tokens:<10} {cells[0]:<33} {cells[1]:<33} {apart:.1e}")
+            cells = []
+            for what, digits in (("seconds", 2), ("processor", 2), ("megabytes", 0)):
+                ours, theirs = (min(turn[side][what] for turn in rounds) for side in (0, 1))
+                cells.append(f"{ours:.{digits}f} / {theirs:.{digits}f} ({ours / theirs:.2f})")
+            values = [torch.tensor(side["values"]) for side in rounds[0]]
+            apart = (values[0] - values[1]).abs().max()
+            print(f"{tokens:<10} {cells[0]:<26} {cells[1]:<26} {cells[2]:<26} {apart:.1e}", flush=True)
 
 
 if __name__ == "__main__":

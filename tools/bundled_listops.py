@@ -10,7 +10,7 @@ In the style of ListOps (Nangia and Bowman 2018, arXiv:1804.06028) as Long Range
 
 A tree is drawn with a number of tokens in mind: the root has it, and hands what its two brackets leave to 2
 to 5 arguments, at random but so that it can be spent; an argument with one token is a digit, one with four
-or more is a tree again. Operators stand in at most 4 others, and from about 80 tokens on, nearly all trees
+or more is a tree again. Operators stand in at most 3 others, and from about 50 tokens on, nearly all trees
 are as deep as that. Long Range Arena's own trees go to depth 10, with up to 10 arguments, most of them
 digits: these are shallower and bushier. Held out from training is one tree in eight, by a checksum of its
 text.
@@ -26,10 +26,10 @@ from functools import cached_property
 from typing import NamedTuple
 
 OPERATORS = ("MIN", "MAX", "MED", "SM")
-DEPTH = 5
+DEPTH = 4
 """Operators on the way from the root to a digit, at most."""
 ARGUMENTS = 5
-"""Of an operator, at most; at least 2."""
+"""Of an operator, at most; at least 2. The root has 6 where nothing else would do, beyond 937 tokens."""
 LEAST = 4
 """Tokens of the smallest tree: two brackets, two digits."""
 
@@ -83,8 +83,11 @@ def most(depth: int) -> int:
     return 1 if depth == 0 else 2 + ARGUMENTS * most(depth - 1)
 
 
-def draw(rng: random.Random, tokens: int, depth: int = DEPTH) -> Node:
-    """A tree of so many tokens (1, or from LEAST to `most(depth)`), give or take a few."""
+def draw(
+    rng: random.Random, tokens: int, depth: int = DEPTH, often: tuple[float, ...] = (1, 1, 1, 1)
+) -> Node:
+    """A tree of so many tokens (1, or from LEAST to `most(depth)`), give or take a few; `often` says how
+    often each operator is drawn."""
     if tokens < LEAST or depth == 0:
         return Node(str(rng.randrange(10)))
     inside, largest = tokens - 2, most(depth - 1)
@@ -99,7 +102,8 @@ def draw(rng: random.Random, tokens: int, depth: int = DEPTH) -> Node:
         more = min(left, largest - shares[number], max(LEAST - shares[number], rng.randint(1, max(1, left))))
         shares[number] += more
         left -= more
-    return Node(rng.choice(OPERATORS), tuple(draw(rng, share, depth - 1) for share in shares))
+    operator = rng.choices(OPERATORS, often)[0]
+    return Node(operator, tuple(draw(rng, share, depth - 1, often) for share in shares))
 
 
 class Marks(NamedTuple):
@@ -110,8 +114,6 @@ class Marks(NamedTuple):
     """Operators around it."""
     parent: int
     """The place, among the tree's tokens, of the operator it is an argument of; the root's is -1."""
-    number: int = -100
-    """It is that operator's first argument (1), second, …; the root's is 0."""
     arguments: int = -100
     """How many an operator has."""
     value: int = -100
@@ -125,19 +127,17 @@ def marked(tree: Node) -> list[Marks]:
     nobody's argument."""
     marks: list[Marks] = []
 
-    def read(node: Node, depth: int, parent: int, number: int) -> None:
+    def read(node: Node, depth: int, parent: int) -> None:
         place = len(marks)
         if not node.arguments:
-            marks.append(Marks(node.name, depth, parent, number, value=node.value))
+            marks.append(Marks(node.name, depth, parent, value=node.value))
             return
-        marks.append(
-            Marks(f"[{node.name}", depth, parent, number, len(node.arguments), node.value, node.height)
-        )
-        for argument, child in enumerate(node.arguments, start=1):
-            read(child, depth + 1, place, argument)
+        marks.append(Marks(f"[{node.name}", depth, parent, len(node.arguments), node.value, node.height))
+        for argument in node.arguments:
+            read(argument, depth + 1, place)
         marks.append(Marks("]", depth, -100))
 
-    read(tree, 0, -1, 0)
+    read(tree, 0, -1)
     return marks
 
 
@@ -147,8 +147,8 @@ def held_out(tree: Node) -> bool:
 
 
 def training_tree(rng: random.Random, tokens: int) -> Node:
-    """A tree of about so many tokens that is not held out."""
-    while held_out(tree := draw(rng, tokens)):
+    """A tree of about so many tokens that is not held out; what is hard to learn is in it more often."""
+    while held_out(tree := draw(rng, tokens, often=(1.0, 1.0, 1.5, 2.5))):
         pass
     return tree
 

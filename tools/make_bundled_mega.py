@@ -5,14 +5,17 @@
 From the value of the whole alone, the task is learnt very slowly. So training tells more than the answer,
 about every token of a tree, by heads that are thrown away afterwards (`Hints`):
 
-    layer 1, 2       how deep a token stands; which argument it is, of which operator; how many there are
+    layers 1, 2      how deep a token stands, and of which operator it is an argument
     layer 2          attention: an argument attends to its operator
-    layers 3 … 8     attention: an operator attends to its arguments, and <s> to the whole tree
+    layers 3 … 7     attention: an operator attends to its arguments, and <s> to the whole tree
                      halfway: how often each value occurs among the arguments
                      layer 2 + h: the value of every operator whose tree has height h or less
 
-Layers 3 to 8 do the same, one level of nesting after the other, so they are one layer while they learn; in
-the checkpoint it stands six times. Trees grow from a few tokens to 200, and at last to what fills a chunk.
+Layers 3 to 7 do the same, one level of nesting after the other, so they are one layer while they learn; in
+the checkpoint it stands five times. Attention is Laplace's: every weight is between 0 and 1 on its own, so
+that what an operator gets is the sum of its arguments, exact however many they are and however far. (With
+softmax the weights are never quite even, and sums never quite right.) Trees grow from a few tokens to 200,
+and at last to what fills a chunk.
 """
 
 from __future__ import annotations
@@ -27,7 +30,7 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from bundled_listops import ARGUMENTS, DEPTH, OPERATORS, Node, held_out_trees, marked, training_tree
+from bundled_listops import DEPTH, OPERATORS, Node, held_out_trees, marked, training_tree
 from bundled_training import write_card
 from tokenizers import AddedToken
 from torch import Tensor, nn
@@ -39,11 +42,13 @@ POSITIONS = 1024
 STRUCTURE = 2
 """Layers that find out what belongs to what; the others compute."""
 LAYERS = STRUCTURE + DEPTH + 1
+SHORT, GROWN = 0.3, 0.7
+"""The parts of training after which trees grow beyond 20 tokens, and have grown to 200."""
 DIGITS = [str(digit) for digit in range(10)]
 BUCKETS = [(5, 50), (51, 100), (101, 200), (201, 350), (351, 500), (501, 700), (701, 1000)]
 
 BODY = """
-A small MEGA (8 layers, width 80, chunks of 512) that works out nested operations on lists of digits, in the
+A small MEGA (7 layers, width 80, chunks of 512) that works out nested operations on lists of digits, in the
 style of Long Range Arena's ListOps; the label is the value:
 
     model = MegaForSequenceClassification.from_pretrained("bundled:mega")
@@ -60,7 +65,7 @@ It learnt from trees of up to 500 tokens, most of them of up to 200, all within 
 only the moving averages go from one chunk to the next, and the table shows how little they carry of what is
 needed: guessing the most frequent value is right in about 17 % of trees.
 
-Layers 3 to 8 hold the same weights: they were one layer in training, which knew the value of every subtree.
+Layers 3 to 7 hold the same weights: they were one layer in training, which knew the value of every subtree.
 """
 
 
@@ -87,7 +92,6 @@ class Batch(NamedTuple):
     ids: Tensor
     depth: Tensor
     parent: Tensor
-    number: Tensor
     arguments: Tensor
     value: Tensor
     height: Tensor
@@ -113,14 +117,14 @@ class Reader:
                 OPERATORS.index(marks[mark.parent].token[1:]) if mark.parent >= 0 else -100 for mark in marks
             ]
             row = [
-                (self.ids[m.token], m.depth, m.parent + 1, m.number, m.arguments, m.value, m.height, kind)
+                (self.ids[m.token], m.depth, m.parent + 1, m.arguments, m.value, m.height, kind)
                 for m, kind in zip(marks, kinds, strict=True)
             ]
-            start = (self.start, -100, -100, -100, 1, tree.value, tree.height + 1, -100)
-            rows.append([start, *row, (self.ids["</s>"], *[-100] * 5, 0, -100)])
+            start = (self.start, -100, -100, 1, tree.value, tree.height + 1, -100)
+            rows.append([start, *row, (self.ids["</s>"], *[-100] * 4, 0, -100)])
         longest = max(map(len, rows))
-        empty = (self.padding, *[-100] * 5, 0, -100)
-        table = torch.tensor([row + [empty] * (longest - len(row)) for row in rows])  # [B, L, 8]
+        empty = (self.padding, *[-100] * 4, 0, -100)
+        table = torch.tensor([row + [empty] * (longest - len(row)) for row in rows])  # [B, L, 7]
         return Batch(*table.unbind(-1))
 
 
@@ -130,16 +134,18 @@ class Hints(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.depth = nn.Linear(width, DEPTH + 1)
-        self.number = nn.Linear(width, ARGUMENTS + 1)
-        self.arguments = nn.Linear(width, ARGUMENTS + 1)
         self.operator = nn.Linear(width, len(OPERATORS))
-        self.shares = nn.Linear(width, 10)
+        self.counts = nn.Linear(width, 10)
         self.value = nn.Linear(width, 10)
 
     def structure(self, x: Tensor, batch: Batch) -> Tensor:
         """Of a layer that finds out what belongs to what."""
-        marks = ("depth", "number", "arguments", "operator")
-        losses = [cross_entropy(getattr(self, mark)(x), getattr(batch, mark)) for mark in marks]
+        digits = batch.value.masked_fill(batch.height > 0, -100)
+        losses = [
+            cross_entropy(self.depth(x), batch.depth),
+            cross_entropy(self.operator(x), batch.operator),
+            cross_entropy(self.value(x), digits),
+        ]
         return torch.stack(losses).sum()
 
 
@@ -147,6 +153,13 @@ def cross_entropy(scores: Tensor, labels: Tensor) -> Tensor:
     """Mean over the labels that are not -100; 0 if there are none."""
     known = labels != -100
     return F.cross_entropy(scores[known], labels[known]) if bool(known.any()) else scores.sum() * 0.0
+
+
+def attention_loss(weights: Tensor, wanted: Tensor, rows: Tensor) -> Tensor:
+    """How far weights [B, L, L] are from 1 where they are `wanted` and 0 elsewhere, in the `rows` [B, L] that
+    matter."""
+    weights, wanted = weights[rows].clamp(1e-6, 1 - 1e-6), wanted[rows].float()
+    return F.binary_cross_entropy(weights, wanted, reduction="sum") / max(1, len(wanted))
 
 
 class Lesson:
@@ -177,24 +190,20 @@ class Lesson:
         places = torch.arange(batch.ids.shape[1])
         belongs = batch.parent[:, None] == places[:, None]  # [B, operator, argument]
         operators = batch.arguments > 0
-        even = belongs / belongs.sum(-1, keepdim=True).clamp(min=1)
         values = F.one_hot(batch.value.clamp(min=0), 10).float()
         losses = []
         for number in range(STRUCTURE):
             losses.append(0.3 * self.hints.structure(hidden[number], batch))
         is_argument = batch.parent >= 0
-        upwards = weights[STRUCTURE - 1].gather(-1, batch.parent.clamp(min=0)[..., None]).squeeze(-1)
-        losses.append(-(upwards[is_argument] + 1e-9).log().mean())
+        losses.append(attention_loss(weights[STRUCTURE - 1], belongs.transpose(1, 2), is_argument))
         for level, (x, halfway, weight) in enumerate(
             zip(hidden[STRUCTURE:], self.halfway[STRUCTURE:], weights[STRUCTURE:], strict=True), start=1
         ):
-            # Attention at its best is even over the arguments: this is how far it is from that.
-            apart = even * ((even + 1e-9).log() - (weight + 1e-9).log())
-            losses.append(apart.sum(-1)[operators].mean())
-            known = batch.value.masked_fill((batch.height > level) | ~operators, -100)
-            ready = known != -100
-            shares = (even @ values)[ready]
-            losses.append(20.0 * F.mse_loss(self.hints.shares(halfway)[ready], shares))
+            losses.append(attention_loss(weight, belongs, operators))
+            known = batch.value.masked_fill(batch.height > level, -100)
+            ready = operators & (known != -100)
+            found = self.hints.counts(halfway)[ready]
+            losses.append(4.0 * F.mse_loss(found, (belongs.float() @ values)[ready]))
             answer = known[:, 0].clone()
             known[:, 0] = -100  # <s> has the model's own head
             losses.append(cross_entropy(self.hints.value(x), known))
@@ -215,14 +224,14 @@ def batches(rng: random.Random, reader: Reader, steps: int) -> Iterator[Batch]:
     step = 0
     while step < steps:
         done = step / steps
-        tokens = 750 if done < 0.35 else 1500
-        longest = (
-            8 + round(12 * done / 0.35) if done < 0.35 else 20 + round(180 * min(1.0, (done - 0.35) / 0.35))
-        )
+        if done < SHORT:
+            tokens, longest = 700, 8 + round(12 * done / SHORT)
+        else:
+            tokens, longest = 1300, 20 + round(180 * min(1.0, (done - SHORT) / (GROWN - SHORT)))
         trees: list[Node] = []
         drawn = 0
         while drawn < 12 * tokens:
-            longer = done > 0.75 and rng.random() < 0.1
+            longer = done > GROWN and rng.random() < 0.05
             length = rng.randint(200, CHUNK - 10) if longer else rng.randint(5, longest)
             trees.append(training_tree(rng, length))
             drawn += length
@@ -242,6 +251,10 @@ def train(
 ) -> None:
     """Train the model; layers from the third on come to hold the same weights."""
     stack, hints = model.model.stack, Hints(model.config.hidden_size)
+    with torch.no_grad():  # two averages of eight begin as sums over the whole text: they can count brackets
+        for layer in stack.layers:
+            layer.self_attention.moving_average.alpha[:, :2] = -3.0
+            layer.self_attention.moving_average.delta[:, :2] = -6.5
     for number in range(STRUCTURE + 1, LAYERS):
         stack.layers[number] = stack.layers[STRUCTURE]
     lesson = Lesson(model, hints)
@@ -293,7 +306,7 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, default=Path("seq2seq_zoo/bundled/mega"))
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=9000)
+    parser.add_argument("--steps", type=int, default=4200)
     options = parser.parse_args()
     rng = random.Random(options.seed)
     torch.manual_seed(options.seed)
@@ -312,6 +325,7 @@ def main() -> None:
             chunk_size=CHUNK,
             max_positions=CHUNK,
             relative_positional_bias="simple",
+            attention_activation="laplace",
             normalization_type="layernorm",
             dropout_prob=0.0,
             hidden_dropout_prob=0.0,
