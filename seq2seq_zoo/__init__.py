@@ -48,7 +48,7 @@ _NAMES = {
         GenerateDecoderOnlyOutput GenerateEncoderDecoderOutput GenerateBeamDecoderOnlyOutput
         GenerateBeamEncoderDecoderOutput TextStreamer TextIteratorStreamer
     """,
-    "inference": "optimize",
+    "inference": "BitsAndBytesConfig optimize",
     "pipelines": "pipeline",
 }
 _HOME = {name: module for module, names in _NAMES.items() for name in names.split()}

@@ -19,6 +19,7 @@ from .generation import StoppingCriteria as StoppingCriteria
 from .generation import StoppingCriteriaList as StoppingCriteriaList
 from .generation import TextIteratorStreamer as TextIteratorStreamer
 from .generation import TextStreamer as TextStreamer
+from .inference import BitsAndBytesConfig as BitsAndBytesConfig
 from .inference import optimize as optimize
 from .models.auto import AutoConfig as AutoConfig
 from .models.auto import AutoModel as AutoModel

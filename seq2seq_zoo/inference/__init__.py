@@ -12,6 +12,7 @@ asked the weight, is exchanged after loading:
 What costs no memory, `layers.linear`, needs no asking.
 """
 
+from .bitsandbytes import BitsAndBytesConfig
 from .optimize import optimize
 
-__all__ = ["optimize"]
+__all__ = ["BitsAndBytesConfig", "optimize"]

@@ -17,7 +17,7 @@ import gc
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, ClassVar, Literal, TypeVar, overload
+from typing import Any, ClassVar, Literal, Protocol, TypeVar, overload, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -47,6 +47,17 @@ ModelT = TypeVar("ModelT", bound="Model")
 CONFIG, GENERATION_CONFIG = "config.json", "generation_config.json"
 
 _POSITIONS = (LearnedPositions, RelativeDistances, RelativePositionBias)
+
+
+@runtime_checkable
+class Quantization(Protocol):
+    """How the weights of a loaded model are rounded."""
+
+    def check(self, model_class: str) -> None:
+        """Raise an error where that cannot be done here."""
+
+    def quantize(self, model: nn.Module) -> None:
+        """Round the weights of a model, in place."""
 
 
 class Model(nn.Module, Pushable):
@@ -160,6 +171,7 @@ class Model(nn.Module, Pushable):
         output_loading_info: bool = False,
         torch_dtype: torch.dtype | str | None = None,
         device_map: torch.device | str | int | None = None,
+        quantization_config: Quantization | None = None,
         **config_overrides: Any,
     ) -> ModelT | tuple[ModelT, dict[str, list[str]]]:
         """The model of a checkpoint, in eval mode.
@@ -173,6 +185,7 @@ class Model(nn.Module, Pushable):
         ignore_mismatched_sizes   start parameters anew whose stored shape does not fit, instead of refusing
         output_loading_info       return (model, info) with the lists missing_keys, unexpected_keys,
                                   mismatched_keys
+        quantization_config       rounds the weights once they are loaded, such as a BitsAndBytesConfig
         config_overrides          config fields that replace the checkpoint's, such as num_labels
 
         Parameters the checkpoint does not have start at random, and a warning names them. Raises
@@ -186,6 +199,11 @@ class Model(nn.Module, Pushable):
             "token": token,
             "local_files_only": local_files_only,
         }
+        if quantization_config is not None:
+            if not isinstance(quantization_config, Quantization):
+                kind = type(quantization_config).__name__
+                raise ConfigError(f"quantization_config is a {kind}; it must be a BitsAndBytesConfig")
+            quantization_config.check(cls.__name__)
         cfg = cls._config_for(where, config, hub, config_overrides)
         wanted = dtype if torch_dtype is None else torch_dtype
         if wanted in ("auto", None):
@@ -211,6 +229,8 @@ class Model(nn.Module, Pushable):
             model.generation_config = GenerationConfig.from_pretrained(where, **hub)
         model.config.dtype = model.dtype
         model.eval()
+        if quantization_config is not None:
+            quantization_config.quantize(model)
         return (model, _info(report)) if output_loading_info else model
 
     @classmethod
@@ -283,8 +303,8 @@ class Model(nn.Module, Pushable):
     # ---- parts and properties ----
 
     def train(self: ModelT, mode: bool = True) -> ModelT:
-        """Train, or (`mode` False, as `eval` says it) infer; then linear layers suit themselves to the number of
-        rows (see `layers.linear`)."""
+        """Train, or (`mode` False, as `eval` says it) infer; then linear layers suit themselves to the number
+        of rows (see `layers.linear`)."""
         super().train(mode)
         for_inference(self, not mode)
         return self

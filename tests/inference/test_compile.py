@@ -1,6 +1,6 @@
 """torch.compile and torch.export: one graph, for any number of rows and positions, and the same numbers.
 
-`fullgraph` refuses a graph with a break in it, whatever backend runs the graph; "eager" is the fastest to make.
+`fullgraph` refuses a graph with a break in it, whatever backend runs the graph; "eager" is the fastest.
 """
 
 import shutil
