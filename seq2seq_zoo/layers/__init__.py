@@ -11,6 +11,7 @@ order:
     ema, chunks                             MEGA's moving average; long sequences in pieces
     gated_attention, gated_layer            MEGA's attention, and its layer on the same stack
     linear                                  linear layers of few rows, on a CPU
+    static                                  steps of decoding that a compiler can repeat
     heads                                   from hidden vectors to answers and losses
 
 The words and the letters of the shapes are those of `seq2seq_zoo.glossary`.

@@ -89,7 +89,8 @@ class RelativePositionBias(nn.Module):
 
     bias[h, i, j] = weight[bucket(j - i), h]    (Raffel et al. 2020, arXiv:1910.10683, section 2.1)
 
-    → [1, H, L, S], for queries at positions past … past + L - 1 and keys at 0 … S - 1.
+    → [1, H, L, S], for queries at positions past … past + L - 1 and keys at 0 … S - 1. `past` may be a tensor
+    of one number, which a traced graph takes as it comes.
     """
 
     def __init__(self, heads: int, *, buckets: int, max_distance: int, bidirectional: bool) -> None:
@@ -98,10 +99,10 @@ class RelativePositionBias(nn.Module):
         nn.init.normal_(self.weight)
         self.buckets, self.max_distance, self.bidirectional = buckets, max_distance, bidirectional
 
-    def forward(self, queries: int, keys: int, past: int = 0) -> Tensor:
+    def forward(self, queries: int, keys: int, past: int | Tensor = 0) -> Tensor:
         device = self.weight.device
         # Only the distance matters: look up the L + S - 1 that occur, then lay them out.  → [distances, H]
-        distance = torch.arange(1 - past - queries, keys - past, device=device)
+        distance = torch.arange(1 - queries, keys, device=device) - past
         bucket = relative_position_buckets(
             distance,
             buckets=self.buckets,
