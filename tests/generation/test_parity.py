@@ -162,7 +162,7 @@ def run_both(model, ids, mask, options, seed):
     return outcomes
 
 
-@pytest.mark.parametrize("seed", range(45))
+@pytest.mark.parametrize("seed", range(33))
 def test_search_gives_the_oracles_tokens_and_scores(models, seed):
     draw = random.Random(seed)
     name = ["mvp", "mt5", "gpt2"][seed % 3]
@@ -171,7 +171,7 @@ def test_search_gives_the_oracles_tokens_and_scores(models, seed):
     assert_same(*run_both(models[name], ids, mask, options, seed))
 
 
-@pytest.mark.parametrize("seed", range(45))
+@pytest.mark.parametrize("seed", range(33))
 def test_sampling_draws_the_oracles_tokens(models, seed):
     draw = random.Random(1000 + seed)
     name = ["mvp", "mt5", "gpt2"][seed % 3]

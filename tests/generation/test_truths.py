@@ -284,7 +284,7 @@ def test_draws_are_torchs(possible, count):
     scores = torch.randn(3, WIDE + 500, generator=torch.Generator().manual_seed(possible)) * 3
     kth = scores.topk(possible, dim=-1).values[:, -1:]
     likely = scores.masked_fill(scores < kth, float("-inf")).softmax(dim=-1)
-    for seed in range(20):
+    for seed in range(6):
         torch.manual_seed(seed)
         theirs, after = torch.multinomial(likely, count), torch.rand(1)
         torch.manual_seed(seed)
