@@ -56,8 +56,8 @@ def topk(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
 def log_sum_exp(scores: Tensor, largest: Tensor) -> Tensor:
     """log Σ exp(s) of each row, whose `largest` [R, 1] is known: [R, V], of any dtype → [R, 1] float32."""
     total = torch.zeros_like(largest)
-    for piece in scores.split(PIECE, dim=-1):
-        total += (piece - largest).exp_().sum(dim=-1, keepdim=True)
+    for start in range(0, scores.shape[1], PIECE):
+        total += (scores[:, start : start + PIECE] - largest).exp_().sum(dim=-1, keepdim=True)
     return total.log_() + largest
 
 
