@@ -11,7 +11,7 @@ Its heads are in `phimoe_heads`.
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, ClassVar, TypeVar
 
 from torch import Tensor, nn
@@ -53,8 +53,9 @@ class PhimoeConfig(Config):
     its biases, its window and its LongRoPE.
 
     Rotary positions are told in either of two ways: `rope_theta` and `rope_scaling`, or both in one object,
-    `rope_parameters`. What that object says goes before a `rope_theta` beside it, and a `rope_scaling` before
-    what that object says of scaling. A saved config has the first two, which all readers know.
+    `rope_parameters`. What that object says goes before a `rope_theta` beside it, and a `rope_scaling`, which
+    may be such an object too, before what that object says. A saved config has the first two, which all
+    readers know.
     """
 
     model_type = "phimoe"
@@ -127,9 +128,9 @@ class PhimoeConfig(Config):
         )
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name == "rope_parameters":
+        if name in ("rope_parameters", "rope_scaling"):
             for field, part in _in_two_fields({"rope_scaling": None, name: value}).items():
-                setattr(self, field, part)
+                super().__setattr__(field, part)
         else:
             super().__setattr__(name, value)
 
@@ -181,6 +182,11 @@ class PhimoeConfig(Config):
             )
         self._check_scaling()
 
+    def validate_rope(self, ignore_keys: Collection[str] | None = None) -> None:
+        """Raise ConfigError unless rotary positions can be made of what the config says of them, as `check`
+        does; unknown keys are not looked at, so that there are none to ignore."""
+        self.check()
+
     @property
     def head_size(self) -> int:
         """E, the numbers of one head."""
@@ -192,7 +198,9 @@ class PhimoeConfig(Config):
             return
         kind = scaling.get("rope_type", scaling.get("type"))
         if kind != "longrope":
-            raise ConfigError(f"rope_scaling's type is {kind!r}; it must be 'longrope'")
+            raise ConfigError(
+                f"rope_scaling's type is {kind!r}; it must be 'longrope' (or 'default'), as rope_parameters'"
+            )
         pairs = self.head_size // 2
         for name in FACTORS:
             given = scaling.get(name)
@@ -220,22 +228,25 @@ def _is_factor(value: Any) -> bool:
 
 
 def _in_two_fields(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Config values with rope_theta and rope_scaling where there was rope_parameters."""
+    """Config values with rope_theta and rope_scaling, each without the other, where there was
+    rope_parameters, or a rope_scaling that holds both."""
     found = dict(values)
     given = found.pop("rope_parameters", None)
-    if given is None:
-        return found
-    if not isinstance(given, Mapping):
+    if given is not None and not isinstance(given, Mapping):
         raise ConfigError(
             f"rope_parameters is {given!r}, of type {type(given).__name__}; it must be an object"
         )
-    scaling = dict(given)
-    if "rope_theta" in scaling:
-        found["rope_theta"] = scaling.pop("rope_theta")
-    if scaling.get("rope_type", scaling.get("type", "default")) != "default" and not found.get(
-        "rope_scaling"
-    ):
-        found["rope_scaling"] = scaling
+    both = found.get("rope_scaling")
+    for held in (given, both if isinstance(both, Mapping) else None):  # the later goes first
+        if not held:
+            continue
+        scaling = dict(held)
+        if "rope_theta" in scaling:
+            found["rope_theta"] = scaling.pop("rope_theta")
+        if held is given and both:
+            continue
+        kind = scaling.get("rope_type", scaling.get("type", "default" if held is given else None))
+        found["rope_scaling"] = None if kind == "default" else scaling
     return found
 
 

@@ -72,6 +72,30 @@ def test_what_goes_before_what() -> None:
         assert theirs.rope_parameters["rope_theta"] == 77.0
 
 
+def test_one_object_as_rope_scaling() -> None:
+    """As in 5.x, where the two are one field; 4.57.6 overlooks a base in it, and refuses the plain kind."""
+    for options in ({"rope_theta": 3.0}, {"rope_parameters": {"rope_type": "default", "rope_theta": 3.0}}):
+        config = PhimoeConfig(**SMALL, rope_scaling=OF_5, **options)
+        assert config.rope_theta == config.rope_parameters["rope_theta"] == 77.0
+        assert "rope_theta" not in config.rope_scaling
+    plain = {"rope_type": "default", "rope_theta": 9.0}
+    config.rope_scaling = plain
+    assert (config.rope_theta, config.rope_scaling) == (9.0, None)
+    for given in (OF_5, plain):
+        ours = PhimoeConfig(**SMALL, rope_scaling=given)
+        if MAJOR == 5:
+            theirs = transformers.PhimoeConfig(**SMALL, rope_scaling=dict(given))
+            assert theirs.rope_parameters == ours.rope_parameters == given
+
+
+def test_validate_rope() -> None:
+    config = PhimoeConfig(**SMALL, rope_scaling=SCALING)
+    config.validate_rope(ignore_keys={"short_mscale"})
+    config.rope_scaling = {**SCALING, "short_factor": [1.0]}
+    with pytest.raises(ConfigError, match="short_factor is"):
+        config.validate_rope()
+
+
 def test_assigning_to_a_config() -> None:
     config = PhimoeConfig(**SMALL, rope_scaling=SCALING)
     config.rope_parameters = {"rope_type": "default", "rope_theta": 9.0}
