@@ -75,7 +75,7 @@ class Experts(nn.Module):
 
     def forward(self, x: Tensor, chosen: Tensor, weights: Tensor) -> Tensor:
         tokens, k = chosen.shape
-        if torch.compiler.is_compiling():
+        if torch.compiler.is_compiling() or x.is_meta:
             return self._by_all(x, chosen, weights)
         if tokens == 0:
             return x
@@ -90,7 +90,8 @@ class Experts(nn.Module):
         return (weights[:, :, None] * made).sum(1)
 
     def _by_all(self, x: Tensor, chosen: Tensor, weights: Tensor) -> Tensor:
-        """The same, from what every expert makes of every token: no traced graph turns on what is chosen."""
+        """The same, from what every expert makes of every token: no traced graph turns on what is chosen, and
+        on the meta device nothing is."""
         tokens, experts = x.shape[0], self.gate.weight.shape[0]
         groups = [Group(expert, expert * tokens, (expert + 1) * tokens) for expert in range(experts)]
         made = self.run(x.repeat(experts, 1), groups).view(experts, tokens, -1)

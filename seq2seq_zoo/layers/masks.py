@@ -54,12 +54,15 @@ def padding_mask(attention_mask: Tensor | None) -> Tensor | None:
 def check_mask(
     attention_mask: Tensor | None, name: str, *, rows: Sequence[int], queries: int, keys: int
 ) -> None:
-    """Raise ValueError unless a caller's mask covers `keys` positions, and has 1 or one of these `rows`.
+    """Raise ValueError unless a caller's mask is a tensor that covers `keys` positions, and has 1 or one of
+    these `rows`.
 
     It stands apart from what follows because a mask that hides nothing is dropped early, whatever its shape.
     """
     if attention_mask is None:
         return
+    if not isinstance(attention_mask, Tensor):
+        raise ValueError(f"{name} is a {type(attention_mask).__name__}; it must be a tensor")
     shape = list(attention_mask.shape)
     if len(shape) not in (2, 3, 4):
         raise ValueError(f"{name} has shape {shape}; it must be [batch, keys] or [batch, queries, keys]")

@@ -101,7 +101,7 @@ class RotaryStack(Stack):
         """
         if memory is not None or head_mask is not None:
             raise ValueError("a stack with rotary positions takes neither a memory nor a head_mask")
-        past = 0 if state is None else state.length
+        past = self._check_state(state)
         x = self.embedding(ids, vectors)
         rows, length = x.shape[0], x.shape[1]
         check_mask(attention_mask, "attention_mask", rows=[rows], queries=length, keys=past + length)
@@ -208,13 +208,24 @@ def _positions(
     if given is None:
         if padding is None or padding.dim() != 2:
             return torch.arange(past, past + length, device=device)[None]
-        return real_positions(padding)[:, past:]
+        return _counted_on(padding)[:, past:]
+    if not isinstance(given, Tensor):
+        raise ValueError(f"position_ids is a {type(given).__name__}; it must be a tensor")
     if given.dtype not in (torch.int64, torch.int32) or given.shape not in ((1, length), (rows, length)):
         raise ValueError(
             f"position_ids is {given.dtype} of shape {list(given.shape)}; it must be torch.int64 of shape "
             f"[{rows} or 1, {length}]"
         )
     return given
+
+
+def _counted_on(padding: Tensor) -> Tensor:
+    """The position of each column, bool [B, S] → int64 [B, S]: of a real one among the real ones; padding
+    counts on from the real one before it, or from the row's start, so that a row padded on the right has
+    the positions 0 … S - 1."""
+    column = torch.arange(padding.shape[1], device=padding.device)
+    last_real = torch.where(padding, column, -1).cummax(1).values
+    return padding.cumsum(1) - 1 + column - last_real
 
 
 def real_positions(padding: Tensor) -> Tensor:

@@ -196,11 +196,7 @@ class Stack(nn.Module):
         scales each head of each layer. memory [B or B / rows_per_source, S, D'] is what cross-attention
         reads. `state` holds the `past` positions of earlier passes and takes in the new ones.
         """
-        if state is not None and len(state.layers) != len(self.layers):
-            raise ValueError(
-                f"the decoding state is of {len(state.layers)} layers; it must be of {len(self.layers)}"
-            )
-        past = 0 if state is None else state.length
+        past = self._check_state(state)
         x = self.embedding(ids, vectors, start=past, positions=positions)
         if self.wide_residual and x.dtype == torch.float16:
             x = x.float()
@@ -255,6 +251,16 @@ class Stack(nn.Module):
     def new_state(self, *, capacity: int = 0, rows_per_source: int = 1) -> DecodingState:
         """An empty state for a decoding run: see `DecodingState`."""
         return DecodingState(len(self.layers), capacity=capacity, rows_per_source=rows_per_source)
+
+    def _check_state(self, state: DecodingState | None) -> int:
+        """How many positions the state holds; ValueError for one of another number of layers."""
+        if state is None:
+            return 0
+        if len(state.layers) != len(self.layers):
+            raise ValueError(
+                f"the decoding state is of {len(state.layers)} layers; it must be of {len(self.layers)}"
+            )
+        return state.length
 
     def _memory_mask(
         self, memory: Tensor | None, memory_attention_mask: Tensor | None, rows: int, length: int

@@ -93,7 +93,9 @@ class PhimoeForCausalLM(Phimoe, Writes):
         aux_loss = None
         if body.router_logits is not None:
             aux_loss = load_balancing_loss(
-                body.router_logits, top_k=self.config.num_experts_per_tok, attention_mask=attention_mask
+                body.router_logits,
+                top_k=self.config.num_experts_per_tok,
+                attention_mask=_real_columns(attention_mask, body.last_hidden_state.shape[0]),
             )
             loss = None if loss is None else loss + self.config.router_aux_loss_coef * aux_loss
         output = MoeCausalLMOutputWithPast(
@@ -141,6 +143,14 @@ class PhimoeForCausalLM(Phimoe, Writes):
             prompt_positions=positions,
             prompt_vectors=inputs.get("inputs_embeds"),
         )
+
+
+def _real_columns(attention_mask: Tensor | None, rows: int) -> Tensor | None:
+    """Which columns any query may see, bool [rows, S], from any mask that a pass takes."""
+    if attention_mask is None:
+        return None
+    seen = attention_mask != 0
+    return (seen if seen.dim() == 2 else seen.flatten(1, -2).any(1)).expand(rows, -1)
 
 
 class PhimoeForSequenceClassification(Phimoe):

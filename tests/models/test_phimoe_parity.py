@@ -15,6 +15,7 @@ from tests.phimoe_oracle import (
     BORDER,
     EVERYTHING,
     LONGROPE,
+    SIZE,
     as_stored,
     assert_real_parts_agree,
     counted,
@@ -151,6 +152,57 @@ def test_positions_of_ones_own(tmp_path: Any, config: str) -> None:
             expected = theirs(ids, attention_mask=mask, position_ids=positions, use_cache=False)
             mine = ours(ids, attention_mask=mask, position_ids=positions, use_cache=False)
             assert_real_parts_agree(mine, expected, mask)
+
+
+@pytest.mark.parametrize("config", ["grouped heads", "one key head", "biases"])
+def test_padding_on_the_right_to_the_last_column(tmp_path: Any, config: str) -> None:
+    """What stands at padding means nothing; but labels that are the ids themselves are compared with it."""
+    with exactly():
+        theirs, ours = pair("PhimoeForCausalLM", tmp_path, **CONFIGS[config])
+        ids, mask = text(13, "right")
+        call = {"attention_mask": mask, "labels": ids, **EVERYTHING}
+        assert_real_parts_agree(ours(ids, **call), theirs(ids, **call), torch.ones_like(mask))
+
+
+@pytest.mark.parametrize("side", ["full", "right"])
+def test_loss_of_balance_with_every_kind_of_mask(side: str) -> None:
+    """One for each query, one for each query and head, and one for all rows."""
+    with exactly():
+        model = ours_at_random()
+        ids, mask = text(13, side)
+        by_query = mask[:, None] * torch.ones(13, 13, dtype=torch.long).tril()
+        call = {"labels": ids, "output_router_logits": True, "position_ids": torch.arange(13)[None]}
+        expected = model(ids, mask, **call)
+        others = [by_query, by_query[:, None], 3 * mask] + ([mask[:1]] if side == "full" else [])
+        for other in others:
+            found = model(ids, other, **call)
+            assert relative_error(found.aux_loss, expected.aux_loss) <= 1e-12
+            assert relative_error(found.loss, expected.loss) <= 1e-12
+
+
+def test_ill_arguments_are_named() -> None:
+    model = ours_at_random()
+    ids, mask = text(13)
+    for call, message in (
+        ({"attention_mask": mask.tolist()}, "attention_mask is a list; it must be a tensor"),
+        ({"position_ids": counted(mask).tolist()}, "position_ids is a list; it must be a tensor"),
+        (
+            {"past_key_values": ours_at_random(num_hidden_layers=4)(ids).past_key_values},
+            "the decoding state is of 4 layers; it must be of 3",
+        ),
+    ):
+        with pytest.raises(ValueError, match=message):
+            model(ids, **call)
+
+
+@pytest.mark.parametrize("config", ["grouped heads", "longrope and window"])
+def test_shapes_on_the_meta_device(config: str) -> None:
+    with torch.device("meta"):
+        model = seq2seq_zoo.PhimoeForCausalLM(seq2seq_zoo.PhimoeConfig(**{**SIZE, **CONFIGS[config]}))
+        out = model(torch.zeros(2, 13, dtype=torch.long), use_cache=False, output_router_logits=True)
+    assert out.logits.is_meta
+    assert out.logits.shape == (2, 13, SIZE["vocab_size"])
+    assert out.aux_loss.shape == ()
 
 
 def test_logits_to_keep(tmp_path: Any) -> None:
