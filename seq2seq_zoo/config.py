@@ -266,9 +266,12 @@ class Config(Pushable):
         cache_dir: Place | None = None,
         token: str | bool | None = None,
         local_files_only: bool = False,
+        trust_remote_code: bool | None = None,
         **overrides: Any,
     ) -> ConfigT:
-        """The config of a folder, a hub repository or `bundled:NAME`."""
+        """The config of a folder, a hub repository or `bundled:NAME`, with overrides of its fields.
+
+        `trust_remote_code` changes nothing: no code of a checkpoint is ever run."""
         values = read_config(
             where,
             revision=revision,

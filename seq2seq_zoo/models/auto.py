@@ -42,7 +42,9 @@ class AutoConfig:
 
     @staticmethod
     def from_pretrained(where: Place, **options: Any) -> Config:
-        """The config of a folder, a hub repository or `bundled:NAME`; further keywords replace its fields."""
+        """The config of a folder, a hub repository or `bundled:NAME`; further keywords replace its fields,
+        but for `trust_remote_code`, which changes nothing."""
+        options.pop("trust_remote_code", None)
         hub = {name: options.pop(name) for name in _HUB_OPTIONS if name in options}
         values = read_config(where, **hub)
         return family_of(values.get("model_type"), os.fspath(where)).config.from_dict(values, **options)

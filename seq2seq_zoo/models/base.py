@@ -172,6 +172,7 @@ class Model(nn.Module, Pushable):
         torch_dtype: torch.dtype | str | None = None,
         device_map: torch.device | str | int | None = None,
         quantization_config: Quantization | None = None,
+        trust_remote_code: bool | None = None,
         **config_overrides: Any,
     ) -> ModelT | tuple[ModelT, dict[str, list[str]]]:
         """The model of a checkpoint, in eval mode.
@@ -186,6 +187,7 @@ class Model(nn.Module, Pushable):
         output_loading_info       return (model, info) with the lists missing_keys, unexpected_keys,
                                   mismatched_keys
         quantization_config       rounds the weights once they are loaded, such as a BitsAndBytesConfig
+        trust_remote_code         changes nothing: no code of a checkpoint is ever run
         config_overrides          config fields that replace the checkpoint's, such as num_labels
 
         Parameters the checkpoint does not have start at random, and a warning names them. Raises

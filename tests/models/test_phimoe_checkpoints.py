@@ -231,3 +231,21 @@ def test_the_published_count_and_every_key(options: dict[str, Any], count: int) 
     assert shapes["model.layers.31.block_sparse_moe.experts.15.w2.weight"] == (4096, 6400)
     assert shapes["model.layers.31.block_sparse_moe.experts.15.w3.weight"] == (6400, 4096)
     assert shapes["model.layers.0.self_attn.k_proj.weight"] == (1024, 4096)
+
+
+def test_trust_in_remote_code_changes_nothing(tmp_path: Path) -> None:
+    """The documentation asks for `trust_remote_code=True`; it is accepted, stored nowhere, and runs
+    nothing."""
+    ours = ours_at_random("PhimoeForCausalLM")
+    ours.save_pretrained(tmp_path)
+    trap = tmp_path / "modeling_phimoe.py"
+    trap.write_text("raise SystemExit('code of a checkpoint was run')\n")
+    values = json.loads((tmp_path / "config.json").read_text())
+    values["auto_map"] = {"AutoModelForCausalLM": "modeling_phimoe.PhimoeForCausalLM"}
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    for cls in (seq2seq_zoo.AutoModelForCausalLM, seq2seq_zoo.PhimoeForCausalLM):
+        loaded = cls.from_pretrained(tmp_path, trust_remote_code=True)
+        assert "trust_remote_code" not in loaded.config.to_dict()
+        assert torch.equal(loaded.get_input_embeddings().weight, ours.get_input_embeddings().weight)
+    for config in (seq2seq_zoo.AutoConfig, seq2seq_zoo.PhimoeConfig):
+        assert "trust_remote_code" not in config.from_pretrained(tmp_path, trust_remote_code=True).to_dict()
