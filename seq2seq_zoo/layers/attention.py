@@ -3,11 +3,9 @@
           x [B, L, D]                 memory [B, S, D'] (x itself, in self-attention)
               │                           │              │
             query                        key           value
-              │ turned                    │ turned       │            (by rotary positions)
-              │ [B, H, L, E]              │ [B, G, S, E] │            (a prefix prompt puts P columns in
-                                          front,
-              └────── scores ─────────────┘              │             decoding state the columns of earlier
-                                                         steps)
+              │ turned                    │ turned       │        by rotary positions
+              │ [B, H, L, E]              │ [B, G, S, E] │        a prefix prompt puts P columns in front,
+              └────── scores ─────────────┘              │        decoding state those of earlier steps
                         │ + bias, where mask             │
                      softmax ─────── mix ────────────────┘
                                       │ [B, L, H · E]
