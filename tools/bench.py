@@ -96,8 +96,8 @@ class Workload:
     batch: int = 1
     dtype: str = "float32"
     """What the peers load the weights in."""
-    ours: dict[str, str] | None = field(default_factory=dict)
-    """Options of optimize(), or None: the model as it was loaded."""
+    ours: dict[str, Any] | None = field(default_factory=dict)
+    """Options of optimize(), or of a BitsAndBytesConfig, or None: the model as it was loaded."""
     ct2: str | None = None
     """CTranslate2's compute type, where it has the model."""
     bits: int = 32
@@ -166,6 +166,15 @@ WORKLOADS = {
         "mt5-small", "mt5-small int8 weights greedy", ours={"quantize": "int8"}, bits=8
     ),
     "mt5-int4": Workload("mt5-small", "mt5-small int4 greedy", ours={"quantize": "int4"}, bits=4),
+    "mt5-nf4": Workload(
+        "mt5-small",
+        "mt5-small bitsandbytes nf4 greedy",
+        ours={"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"},
+        bits=4,
+    ),
+    "mt5-bnb-int8": Workload(
+        "mt5-small", "mt5-small bitsandbytes int8 greedy", ours={"load_in_8bit": True}, bits=8
+    ),
     "mvp-greedy": Workload("mvp", "MVP fp32 greedy", ct2="float32", floor=1.3, peer=0.55, other=1.2),
     "mvp-beam5": Workload("mvp", "MVP fp32 beam 5", beams=5, ct2="float32", floor=1.5, peer=0.28, other=1.0),
     "mvp-prompt-beam5": Workload(
@@ -184,6 +193,10 @@ WORKLOADS = {
 }
 
 
+def needs_bitsandbytes(work: Workload) -> bool:
+    return any(name.startswith("load_in_") for name in work.ours or {})
+
+
 # ---- a side: runs in a process of its own ----
 
 
@@ -199,9 +212,14 @@ class Ours:
     def load(self) -> None:
         import seq2seq_zoo as zoo
 
-        self.model = self.kind.from_pretrained(self.folder)
-        if self.work.ours is not None:
-            zoo.optimize(self.model, **self.work.ours)
+        options = self.work.ours
+        if needs_bitsandbytes(self.work):
+            config = zoo.BitsAndBytesConfig(**options)
+            self.model = self.kind.from_pretrained(self.folder, quantization_config=config)
+        else:
+            self.model = self.kind.from_pretrained(self.folder)
+            if options is not None:
+                zoo.optimize(self.model, **options)
         self.model.generation_config.eos_token_id = None
         self.model.generation_config.forced_eos_token_id = None
 
@@ -313,6 +331,7 @@ class CTranslate2:
         with tempfile.TemporaryDirectory() as place:
             if config["model_type"] == "mvp":  # without prompts it is a BART, which the converter knows
                 config |= {"model_type": "bart", "architectures": ["BartForConditionalGeneration"]}
+                config |= {"normalize_before": False, "normalize_embedding": True}
             (Path(place) / "config.json").write_text(json.dumps(config))
             for file in folder.glob("*.safetensors*"):
                 (Path(place) / file.name).symlink_to(file)
@@ -333,6 +352,7 @@ class CTranslate2:
         assert len(found[0].hypotheses[0]) in (tokens - 1, tokens), "texts have the length asked for"
 
 
+LIBRARIES = ("transformers", "ctranslate2", "bitsandbytes")
 SIDES = {"ours": Ours, "transformers": Transformers, "ctranslate2": CTranslate2}
 
 
@@ -363,11 +383,20 @@ def serve(side: str, folder: str, name: str) -> None:
             runner.write(ids, request["tokens"])
             answer(seconds=time.perf_counter() - start)
         elif "end" in request:
-            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+            peak = peak_megabytes()
             more = {}
             if isinstance(runner, Ours):
                 more = {"weights": runner.weights_a_step(), "error": runner.error()}
             answer(peak=peak, **more)
+
+
+def peak_megabytes() -> float:
+    """The most memory this process has held; getrusage alone would count its parent's."""
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
+    except (OSError, StopIteration):
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 class Side:
@@ -441,7 +470,8 @@ def measure(
 ) -> dict[str, Any]:
     """All sides of one workload, in turn."""
     work = WORKLOADS[name]
-    sides = [Side(sys.executable, "ours", folder, name)]
+    ours = pythons["bitsandbytes"][0] if needs_bitsandbytes(work) else sys.executable
+    sides = [Side(ours, "ours", folder, name)]
     for python in pythons["transformers"] if work.peer is not None or not given.quick else []:
         side = Side(python, "transformers", folder, name)
         major = int(side.about["version"].split()[1].split(".")[0])
@@ -507,7 +537,7 @@ def lines_of(result: dict[str, Any]) -> list[str]:
         with_aim(ours / floor, work.floor),
         with_aim(None if peer is None else ours / peer, work.peer),
         with_aim(None if other is None else ours / other, work.other),
-        f"{result['error']:.0e}",
+        f"{result['error']:.0e}" if result["error"] else "0",
     ]
 
 
@@ -606,13 +636,14 @@ def main() -> None:
     os.environ["HF_HUB_OFFLINE"] = "1"
     sys.path.insert(0, str(ROOT))
     everyone = [sys.executable, *given.peer_python]
-    pythons = {
-        library: [p for p in everyone if has(p, library)] for library in ("transformers", "ctranslate2")
-    }
+    pythons = {library: [p for p in everyone if has(p, library)] for library in LIBRARIES}
     machine, results = Machine(), []
     with tempfile.TemporaryDirectory() as place:
         folder = given.models or Path(place)
         for name in names:
+            if needs_bitsandbytes(WORKLOADS[name]) and not pythons["bitsandbytes"]:
+                print(f"{name}: bitsandbytes is not installed", file=sys.stderr)
+                continue
             model = folder / WORKLOADS[name].model
             if not (model / "config.json").exists():
                 make(WORKLOADS[name].model, model)
