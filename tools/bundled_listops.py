@@ -84,7 +84,7 @@ def most(depth: int) -> int:
 
 
 def draw(
-    rng: random.Random, tokens: int, depth: int = DEPTH, often: tuple[float, ...] = (1, 1, 1, 1)
+    rng: random.Random, tokens: int, depth: int = DEPTH, often: tuple[float, ...] = (1.0, 1.0, 1.0, 1.0)
 ) -> Node:
     """A tree of so many tokens (1, or from LEAST to `most(depth)`), give or take a few; `often` says how
     often each operator is drawn."""
@@ -146,9 +146,9 @@ def held_out(tree: Node) -> bool:
     return zlib.crc32(tree.text.encode()) % 8 == 0
 
 
-def training_tree(rng: random.Random, tokens: int) -> Node:
-    """A tree of about so many tokens that is not held out; what is hard to learn is in it more often."""
-    while held_out(tree := draw(rng, tokens, often=(1.0, 1.0, 1.5, 2.5))):
+def training_tree(rng: random.Random, tokens: int, often: tuple[float, ...] = (1.0, 1.0, 1.0, 1.0)) -> Node:
+    """A tree of about so many tokens that is not held out."""
+    while held_out(tree := draw(rng, tokens, often=often)):
         pass
     return tree
 

@@ -1,6 +1,6 @@
 """Make `bundled:mega`: a small MEGA that works out nested operations on lists.
 
-    python tools/make_bundled_mega.py            # about half an hour on one core
+    python tools/make_bundled_mega.py            # about forty minutes on one core
 
 From the value of the whole alone, the task is learnt very slowly. So training tells more than the answer,
 about every token of a tree, by heads that are thrown away afterwards (`Hints`):
@@ -9,7 +9,8 @@ about every token of a tree, by heads that are thrown away afterwards (`Hints`):
     layer 2          attention: an argument attends to its operator
     layers 3 … 7     attention: an operator attends to its arguments, and <s> to the whole tree
                      halfway: how often each value occurs among the arguments
-                     layer 2 + h: the value of every operator whose tree has height h or less
+                     layer 2 + h: the value of every operator whose tree has height h or less; of all others,
+                     that it is not known yet, for what was guessed too early would stay in the way
 
 Layers 3 to 7 do the same, one level of nesting after the other, so they are one layer while they learn; in
 the checkpoint it stands five times. Attention is Laplace's: every weight is between 0 and 1 on its own, so
@@ -42,8 +43,11 @@ POSITIONS = 1024
 STRUCTURE = 2
 """Layers that find out what belongs to what; the others compute."""
 LAYERS = STRUCTURE + DEPTH + 1
-SHORT, GROWN = 0.3, 0.7
-"""The parts of training after which trees grow beyond 20 tokens, and have grown to 200."""
+PRACTICE, GROWN, PLAIN = 0.2, 0.6, 0.8
+"""The parts of training up to which trees are short, and mostly sums; have grown to 200 tokens; and hold some
+operators more often than others."""
+UNKNOWN = 10
+"""What an operator's value is before its arguments' are known."""
 DIGITS = [str(digit) for digit in range(10)]
 BUCKETS = [(5, 50), (51, 100), (101, 200), (201, 350), (351, 500), (501, 700), (701, 1000)]
 
@@ -136,7 +140,7 @@ class Hints(nn.Module):
         self.depth = nn.Linear(width, DEPTH + 1)
         self.operator = nn.Linear(width, len(OPERATORS))
         self.counts = nn.Linear(width, 10)
-        self.value = nn.Linear(width, 10)
+        self.value = nn.Linear(width, UNKNOWN + 1)
 
     def structure(self, x: Tensor, batch: Batch) -> Tensor:
         """Of a layer that finds out what belongs to what."""
@@ -167,8 +171,9 @@ class Lesson:
 
     `accuracies` are those of the last pass: of the answer, and of operators by their tree's height."""
 
-    def __init__(self, model: MegaForSequenceClassification, hints: Hints) -> None:
-        self.model, self.hints = model, hints
+    def __init__(self, model: MegaForSequenceClassification, hints: Hints, hard: list[int]) -> None:
+        """`hard` are the ids of the operators that count more."""
+        self.model, self.hints, self.hard = model, hints, torch.tensor(hard)
         self.stack = model.model.stack
         self.layers = list(self.stack.layers)
         self.halfway: list[Tensor] = []
@@ -191,22 +196,28 @@ class Lesson:
         belongs = batch.parent[:, None] == places[:, None]  # [B, operator, argument]
         operators = batch.arguments > 0
         values = F.one_hot(batch.value.clamp(min=0), 10).float()
+        hard = torch.isin(batch.ids, self.hard)
         losses = []
         for number in range(STRUCTURE):
             losses.append(0.3 * self.hints.structure(hidden[number], batch))
         is_argument = batch.parent >= 0
-        losses.append(attention_loss(weights[STRUCTURE - 1], belongs.transpose(1, 2), is_argument))
+        up = belongs.transpose(1, 2)
+        losses.append(2.0 * attention_loss(weights[STRUCTURE - 1], up, is_argument))
         for level, (x, halfway, weight) in enumerate(
             zip(hidden[STRUCTURE:], self.halfway[STRUCTURE:], weights[STRUCTURE:], strict=True), start=1
         ):
-            losses.append(attention_loss(weight, belongs, operators))
+            losses.append(2.0 * attention_loss(weight, belongs, operators))
             known = batch.value.masked_fill(batch.height > level, -100)
             ready = operators & (known != -100)
             found = self.hints.counts(halfway)[ready]
-            losses.append(4.0 * F.mse_loss(found, (belongs.float() @ values)[ready]))
+            losses.append(12.0 * F.mse_loss(found, (belongs.float() @ values)[ready]))
             answer = known[:, 0].clone()
             known[:, 0] = -100  # <s> has the model's own head
-            losses.append(cross_entropy(self.hints.value(x), known))
+            scores = self.hints.value(x)
+            told = torch.where(operators & (batch.height > level), UNKNOWN, known)
+            losses.append(0.3 * cross_entropy(scores, told.masked_fill(operators, -100)))
+            losses.append(cross_entropy(scores, told.masked_fill(~operators, -100)))
+            losses.append(1.5 * cross_entropy(scores, known.masked_fill(~(operators & hard), -100)))
             losses.append(cross_entropy(self.model.classification_head(x[:, 0]), answer))
         with torch.no_grad():
             self.accuracies = {
@@ -224,16 +235,16 @@ def batches(rng: random.Random, reader: Reader, steps: int) -> Iterator[Batch]:
     step = 0
     while step < steps:
         done = step / steps
-        if done < SHORT:
-            tokens, longest = 700, 8 + round(12 * done / SHORT)
-        else:
-            tokens, longest = 1300, 20 + round(180 * min(1.0, (done - SHORT) / (GROWN - SHORT)))
+        growing = min(1.0, max(0.0, done - PRACTICE) / (GROWN - PRACTICE))
+        tokens, longest = 1400, round(min(30, 8 + 110 * done) + 170 * growing)
+        often = (1.0, 1.0, 2.0, 8.0) if done < PRACTICE else (1.0, 1.0, 1.5, 2.0)
+        often = often if done < PLAIN else (1.0, 1.0, 1.0, 1.0)
         trees: list[Node] = []
         drawn = 0
         while drawn < 12 * tokens:
-            longer = done > GROWN and rng.random() < 0.05
+            longer = done > GROWN and rng.random() < 0.03
             length = rng.randint(200, CHUNK - 10) if longer else rng.randint(5, longest)
-            trees.append(training_tree(rng, length))
+            trees.append(training_tree(rng, length, often))
             drawn += length
         trees.sort(key=lambda tree: len(tree.text))
         some: list[list[Node]] = [[]]
@@ -257,7 +268,7 @@ def train(
             layer.self_attention.moving_average.delta[:, :2] = -6.5
     for number in range(STRUCTURE + 1, LAYERS):
         stack.layers[number] = stack.layers[STRUCTURE]
-    lesson = Lesson(model, hints)
+    lesson = Lesson(model, hints, [reader.ids["[MED"], reader.ids["[SM"]])
     parameters = [*model.parameters(), *hints.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=peak_rate, betas=(0.9, 0.98), weight_decay=0.0)
 
@@ -306,7 +317,7 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, default=Path("seq2seq_zoo/bundled/mega"))
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=4200)
+    parser.add_argument("--steps", type=int, default=7500)
     options = parser.parse_args()
     rng = random.Random(options.seed)
     torch.manual_seed(options.seed)
@@ -339,7 +350,7 @@ def main() -> None:
         )
     )
     print(f"{model.num_parameters():,} parameters, {len(tokenizer)} tokens")
-    train(model, Reader(tokenizer), rng, steps=options.steps, peak_rate=3e-3)
+    train(model, Reader(tokenizer), rng, steps=options.steps, peak_rate=2.5e-3)
     layers = model.model.stack.layers
     shared = layers[STRUCTURE].state_dict()
     fresh = MegaForSequenceClassification(model.config).model.stack.layers
