@@ -61,13 +61,14 @@ style of Long Range Arena's ListOps; the label is the value:
     model(**inputs).logits.argmax(-1)            # 4
 
 MIN, MAX, MED (of an even number of arguments the mean of the middle two, rounded down), SM (the sum modulo
-10); tokens are separated by single spaces. Trees have 2 to 5 arguments an operator and at most 5 operators
+10); tokens are separated by single spaces. Trees have 2 to 5 arguments an operator and at most 4 operators
 from the root to a digit; how they are drawn is in tools/bundled_listops.py. Long Range Arena's own trees are
 deeper (10), with up to 10 arguments, most of them digits, and were not used.
 
 It learnt from trees of up to 500 tokens, most of them of up to 200, all within one chunk. In a longer text
 only the moving averages go from one chunk to the next, and the table shows how little they carry of what is
-needed: guessing the most frequent value is right in about 17 % of trees.
+needed: who knows nothing but the first operator can guess right in 27 % of trees of up to 200 tokens, and in
+37 % of those of more than 700.
 
 Layers 3 to 7 hold the same weights: they were one layer in training, which knew the value of every subtree.
 """
