@@ -48,6 +48,8 @@ PRACTICE, GROWN, PLAIN = 0.2, 0.6, 0.8
 operators more often than others."""
 UNKNOWN = 10
 """What an operator's value is before its arguments' are known."""
+MATTERS = torch.tensor([0.5, 1.0, 4.0, 8.0, 10.0, 8.0])
+"""How much an operator counts, by its tree's height: high trees are few, and whoever errs there is wrong."""
 DIGITS = [str(digit) for digit in range(10)]
 BUCKETS = [(5, 50), (51, 100), (101, 200), (201, 350), (351, 500), (501, 700), (701, 1000)]
 
@@ -154,17 +156,26 @@ class Hints(nn.Module):
         return torch.stack(losses).sum()
 
 
-def cross_entropy(scores: Tensor, labels: Tensor) -> Tensor:
-    """Mean over the labels that are not -100; 0 if there are none."""
+def mean(losses: Tensor, matters: Tensor | None) -> Tensor:
+    """The mean [] of losses [n] that matter more or less, [n]; 0 if there are none."""
+    if not len(losses):
+        return losses.sum()
+    return losses.mean() if matters is None else (losses * matters).sum() / matters.sum()
+
+
+def cross_entropy(scores: Tensor, labels: Tensor, matters: Tensor | None = None) -> Tensor:
+    """Mean over the labels that are not -100."""
     known = labels != -100
-    return F.cross_entropy(scores[known], labels[known]) if bool(known.any()) else scores.sum() * 0.0
+    losses = F.cross_entropy(scores[known], labels[known], reduction="none")
+    return mean(losses, None if matters is None else matters[known])
 
 
-def attention_loss(weights: Tensor, wanted: Tensor, rows: Tensor) -> Tensor:
+def attention_loss(weights: Tensor, wanted: Tensor, rows: Tensor, matters: Tensor | None = None) -> Tensor:
     """How far weights [B, L, L] are from 1 where they are `wanted` and 0 elsewhere, in the `rows` [B, L] that
-    matter."""
+    count."""
     weights, wanted = weights[rows].clamp(1e-6, 1 - 1e-6), wanted[rows].float()
-    return F.binary_cross_entropy(weights, wanted, reduction="sum") / max(1, len(wanted))
+    losses = F.binary_cross_entropy(weights, wanted, reduction="none").sum(-1)
+    return mean(losses, None if matters is None else matters[rows])
 
 
 class Lesson:
@@ -198,6 +209,7 @@ class Lesson:
         operators = batch.arguments > 0
         values = F.one_hot(batch.value.clamp(min=0), 10).float()
         hard = torch.isin(batch.ids, self.hard)
+        matters = MATTERS[batch.height]
         losses = []
         for number in range(STRUCTURE):
             losses.append(0.3 * self.hints.structure(hidden[number], batch))
@@ -207,18 +219,19 @@ class Lesson:
         for level, (x, halfway, weight) in enumerate(
             zip(hidden[STRUCTURE:], self.halfway[STRUCTURE:], weights[STRUCTURE:], strict=True), start=1
         ):
-            losses.append(2.0 * attention_loss(weight, belongs, operators))
+            losses.append(2.0 * attention_loss(weight, belongs, operators, matters))
             known = batch.value.masked_fill(batch.height > level, -100)
             ready = operators & (known != -100)
             found = self.hints.counts(halfway)[ready]
-            losses.append(12.0 * F.mse_loss(found, (belongs.float() @ values)[ready]))
+            apart = (found - (belongs.float() @ values)[ready]).square().mean(-1)
+            losses.append(12.0 * mean(apart, matters[ready]))
             answer = known[:, 0].clone()
             known[:, 0] = -100  # <s> has the model's own head
             scores = self.hints.value(x)
             told = torch.where(operators & (batch.height > level), UNKNOWN, known)
-            losses.append(0.3 * cross_entropy(scores, told.masked_fill(operators, -100)))
-            losses.append(cross_entropy(scores, told.masked_fill(~operators, -100)))
-            losses.append(1.5 * cross_entropy(scores, known.masked_fill(~(operators & hard), -100)))
+            losses.append(0.2 * cross_entropy(scores, told.masked_fill(operators, -100)))
+            losses.append(cross_entropy(scores, told.masked_fill(~operators, -100), matters))
+            losses.append(1.5 * cross_entropy(scores, known.masked_fill(~(operators & hard), -100), matters))
             losses.append(cross_entropy(self.model.classification_head(x[:, 0]), answer))
         with torch.no_grad():
             self.accuracies = {

@@ -20,6 +20,7 @@ EXAMPLES = {
     "data_to_text.py": ["mvp", "mvp-prompt"],
     "prompt_tuning.py": ["mvp"],
     "chat_arithmetic.py": ["phimoe"],
+    "nested_lists.py": ["mega"],
 }
 
 
@@ -104,3 +105,13 @@ def test_chat_arithmetic(output) -> None:
 def test_the_command_converses(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["run", "--task", "text-generation", "--model", "bundled:phimoe", "What is 27 + 58?"]) == 0
     assert capsys.readouterr().out == "85\n"
+
+
+@needs("nested_lists.py")
+def test_nested_lists(output) -> None:
+    assert re.sub(r" \(\d+ %\)", "", output("nested_lists.py")).splitlines() == [
+        "[MAX 4 3 [MIN 2 3 ] 1 0 ] = 4",
+        "   1 [MAX looks at  4 3 [MIN 1 0",
+        "   4 [MIN looks at  2 3",
+    ]
+    assert output("nested_lists.py", "[SM 9 9 [MIN 4 2 ] ]").startswith("[SM 9 9 [MIN 4 2 ] ] = 0 (")
