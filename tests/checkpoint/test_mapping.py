@@ -260,8 +260,9 @@ LAYER = 4 * 1024 * 1024 * 4 / 2**20
     ],
 )
 def test_a_sharded_load_peaks_at_the_model_and_a_layer(tmp_path: Path, dtype: str, most: float) -> None:
-    """Pages of the files counted. A margin of 6 MB is Python's own; the whole model would be 100."""
+    """Pages of the files counted. The margin, Python's own, is less than another layer; the whole model would
+    be 100."""
     write_sharded(tmp_path, layers=6, experts=4, rows=1024, width=1024, shards=3)
     command = [sys.executable, "-c", PEAK, str(tmp_path), dtype]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert int(done.stdout) / 1024 <= most + 6
+    assert int(done.stdout) / 1024 <= most + 0.75 * LAYER

@@ -20,6 +20,7 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
     """Standard error as a terminal that keeps what it shows; not a fixture, whose change capture undoes."""
     screen = Terminal()
     monkeypatch.setattr(sys, "stderr", screen)
+    huggingface_hub.utils.enable_progress_bars()  # transformers, quietened elsewhere, switches them off
     return screen
 
 

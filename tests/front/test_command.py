@@ -183,6 +183,8 @@ def talking(mt5: Path) -> Iterator[subprocess.Popen[str]]:
         encoding="utf-8",
         cwd=ROOT,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
+        # A job in the background of a shell ignores interrupts, and hands that down.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert process.stdin is not None
     assert process.stdout is not None
