@@ -51,6 +51,12 @@ def padding_mask(attention_mask: Tensor | None) -> Tensor | None:
     return mask
 
 
+def real_positions(attention_mask: Tensor | None) -> Tensor | None:
+    """The position of each token among its row's real ones, int64 [B, S]; None if there is no padding."""
+    real = padding_mask(attention_mask)
+    return None if real is None else (torch.cumsum(real, dim=1) - 1).clamp(min=0)
+
+
 def check_mask(
     attention_mask: Tensor | None, name: str, *, rows: Sequence[int], queries: int, keys: int
 ) -> None:

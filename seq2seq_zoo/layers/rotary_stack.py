@@ -226,8 +226,3 @@ def _counted_on(padding: Tensor) -> Tensor:
     column = torch.arange(padding.shape[1], device=padding.device)
     last_real = torch.where(padding, column, -1).cummax(1).values
     return padding.cumsum(1) - 1 + column - last_real
-
-
-def real_positions(padding: Tensor) -> Tensor:
-    """The position of each column among the real ones of its row, bool [B, S] → int64 [B, S]."""
-    return (torch.cumsum(padding, dim=1) - 1).clamp(min=0)

@@ -17,7 +17,6 @@ import warnings
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor, nn
 
 from ..checkpoint import Alias, Drop, KeyMap, Respell, Rules, renames
@@ -28,7 +27,7 @@ from ..layers.attention import Attention
 from ..layers.embedding import InputEmbedding
 from ..layers.feed_forward import FeedForward
 from ..layers.heads import next_token_loss
-from ..layers.masks import padding_mask
+from ..layers.masks import real_positions
 from ..layers.norms import LayerNorm
 from ..layers.positions import LearnedPositions, RelativeDistances
 from ..layers.state import DecodingState
@@ -419,7 +418,7 @@ class BertGenerationDecoder(Writes):
         """
         positions = inputs.get("position_ids")
         if positions is None:
-            positions = _positions_of_real_tokens(inputs.get("attention_mask"))
+            positions = real_positions(inputs.get("attention_mask"))
         return StackDecoding(
             self.model.stack,
             self.scores,
@@ -432,9 +431,3 @@ class BertGenerationDecoder(Writes):
             memory=self.model.memory(inputs.get("encoder_hidden_states")),
             memory_mask=inputs.get("encoder_attention_mask"),
         )
-
-
-def _positions_of_real_tokens(attention_mask: Tensor | None) -> Tensor | None:
-    """The position of each token among the real ones, [B, L]; None if there is no padding."""
-    real = padding_mask(attention_mask)
-    return None if real is None else (torch.cumsum(real, dim=1) - 1).clamp(min=0)

@@ -30,11 +30,10 @@ from ..layers.attention import Attention
 from ..layers.embedding import InputEmbedding
 from ..layers.feed_forward import FeedForward
 from ..layers.heads import ClassificationHead, kept_positions, token_loss
-from ..layers.masks import padding_mask
+from ..layers.masks import real_positions
 from ..layers.norms import LayerNorm
 from ..layers.positions import LearnedPositions
 from ..layers.prefix import PrefixPrompt
-from ..layers.rotary_stack import real_positions
 from ..layers.state import DecodingState
 from ..layers.transformer import TransformerLayer
 from ..outputs import BaseModelOutputWithPastAndCrossAttentions, CausalLMOutputWithCrossAttentions
@@ -551,9 +550,8 @@ class MvpForCausalLM(Writes):
         continued as it would be alone; a pair says otherwise by position_ids.
         """
         positions = inputs.get("position_ids")
-        real = padding_mask(inputs.get("attention_mask"))
-        if positions is None and real is not None:
-            positions = real_positions(real)
+        if positions is None:
+            positions = real_positions(inputs.get("attention_mask"))
         return StackDecoding(
             self.decoder,
             self.scores,

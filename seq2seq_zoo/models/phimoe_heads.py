@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..layers.heads import classification_loss, kept_positions, next_token_loss
-from ..layers.masks import padding_mask
-from ..layers.rotary_stack import real_positions
+from ..layers.masks import real_positions
 from ..layers.router import load_balancing_loss
 from ..layers.state import DecodingState
 from ..outputs import MoeCausalLMOutputWithPast, MoeModelOutputWithPast, SequenceClassifierOutputWithPast
@@ -130,9 +129,8 @@ class PhimoeForCausalLM(Phimoe, Writes):
         prompt padded on the left is continued as it would be alone.
         """
         positions = inputs.get("position_ids")
-        real = padding_mask(inputs.get("attention_mask"))
-        if positions is None and real is not None:
-            positions = real_positions(real)
+        if positions is None:
+            positions = real_positions(inputs.get("attention_mask"))
         return StackDecoding(
             self.model.stack,
             self.scores,

@@ -11,9 +11,8 @@ import torch
 from torch import Tensor
 
 from seq2seq_zoo.layers.attention import Attention, attend, attend_readably
-from seq2seq_zoo.layers.masks import may_attend
+from seq2seq_zoo.layers.masks import may_attend, real_positions
 from seq2seq_zoo.layers.rotary import LongContext, Rotary
-from seq2seq_zoo.layers.rotary_stack import real_positions
 from seq2seq_zoo.layers.state import GrowingKeyValues
 
 LONG = LongContext((1.0, 1.5, 2.0), (4.0, 5.0, 7.0), 1.25, 1.5, original_length=10)
