@@ -6,6 +6,7 @@ asked the weight, is exchanged after loading:
     optimize    prepares a loaded model
     packed      float32 and bfloat16 weights, with a copy in the order that matrix kernels read fastest
     rounded     weights of 16, 8 and 4 bits
+    together    packed layers that read the same x, as one product
     experts     stacks of experts, packed or rounded
     frozen      what layers with rounded weights have in common: they refuse to be trained or saved
 

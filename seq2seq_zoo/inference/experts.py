@@ -23,8 +23,7 @@ from . import packed
 
 
 class ExpertPack(NamedTuple):
-    """The packed matrices of one expert, [2 F, D] and [D, F], and what they are copies of: the places and the
-    versions of the stacks."""
+    """The packed matrices of one expert, [2 F, D] and [D, F], and what they are copies of."""
 
     gate_up: Tensor
     down: Tensor
@@ -51,7 +50,8 @@ class PackedExperts(Experts):
         weight = self.gate.weight
         if not (is_unwatched() and x.is_cpu and x.dtype is weight.dtype and packed.can_pack(weight.dtype)):
             return super().run(x, groups)
-        source, maker = self._source(), processor()
+        source = packed.source_of((weight, self.up.weight, self.down.weight))
+        maker = processor()
         made = []
         for expert, start, stop in groups:
             rows = x[start:stop]
@@ -72,11 +72,6 @@ class PackedExperts(Experts):
             pack = ExpertPack(packed.pack_weight(torch.cat([gate, up])), packed.pack_weight(down), source)
             self._packs[expert] = pack
         return pack
-
-    def _source(self) -> tuple[int, ...]:
-        weights = self.gate.weight, self.up.weight, self.down.weight
-        versions = (0 if weight.is_inference() else weight._version for weight in weights)
-        return *(weight.data_ptr() for weight in weights), *versions
 
     def train(self, mode: bool = True) -> Experts:  # type: ignore[override]
         if mode:

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from ..errors import UsageError
+from ..layers.attention import Attention
 from ..layers.experts import Experts
 from ..layers.linear import Linear
 from ..layers.router import SparseMixer
@@ -17,6 +18,7 @@ from .experts import FrozenExperts, PackedExperts
 from .frozen import FrozenLinear
 from .packed import PackedLinear
 from .rounded import DynamicInt8Linear, Float16Linear, Int4Linear, Int8Linear, has_packed_kernels
+from .together import PackedAttention
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
 
@@ -64,6 +66,9 @@ def optimize(model: ModelT, *, dtype: torch.dtype | str | None = None, quantize:
             linear.__class__ = PackedLinear
         for experts in _experts(model):
             PackedExperts.pack(experts)
+        for part in list(model.modules()):
+            if type(part) is Attention:
+                part.__class__ = PackedAttention
     return model
 
 

@@ -15,6 +15,7 @@ layer: it saves, moves and loads as ever, and training drops the copy.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -22,18 +23,26 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..layers.linear import Linear, is_free, processor
+from ..layers.linear import Linear, is_free, processor, product, weight_and_bias
 
 PACKED = (torch.float32, torch.bfloat16)
 """The dtypes of weights that are packed."""
 
 
 class Pack(NamedTuple):
-    """A packed copy, and the place and the version of the weight it is a copy of."""
+    """A packed copy, and what it is a copy of."""
 
     weight: Tensor
-    place: int
-    version: int
+    source: tuple[int, ...]
+
+
+def source_of(tensors: Iterable[Tensor]) -> tuple[int, ...]:
+    """The places and versions of tensors, which change when one of them is exchanged or written to."""
+    return tuple(
+        number
+        for tensor in tensors
+        for number in (tensor.data_ptr(), 0 if tensor.is_inference() else tensor._version)
+    )
 
 
 class PackedLinear(Linear):
@@ -45,22 +54,21 @@ class PackedLinear(Linear):
     _pack: Pack | None = None
 
     def forward(self, x: Tensor) -> Tensor:
-        weight = self.weight
+        weight, bias = weight_and_bias(self)
         if (
             not torch.compiler.is_compiling()  # whose graph shall hold for other numbers of rows too
             and reads_packed(weight, x.numel() // weight.shape[1], processor())
             and is_free(x, weight, PACKED)
             and can_pack(weight.dtype)
         ):
-            return multiply(x, self.packed(), self.bias)
-        return super().forward(x)
+            return multiply(x, self.packed(weight), bias)
+        return product(x, weight, bias)
 
-    def packed(self) -> Tensor:
+    def packed(self, weight: Tensor) -> Tensor:
         """The packed copy of the weight as it is now."""
-        weight, pack = self.weight, self._pack
-        place, version = weight.data_ptr(), 0 if weight.is_inference() else weight._version
-        if pack is None or pack.place != place or pack.version != version:
-            self._pack = pack = Pack(pack_weight(weight.detach()), place, version)
+        pack, source = self._pack, source_of([weight])
+        if pack is None or pack.source != source:
+            self._pack = pack = Pack(pack_weight(weight.detach()), source)
         return pack.weight
 
     def train(self, mode: bool = True) -> PackedLinear:

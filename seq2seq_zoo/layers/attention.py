@@ -162,13 +162,16 @@ class Attention(nn.Module):
         serves as many consecutive rows of x, and so does each row of mask and bias. `head_mask` [H] scales
         what each head has mixed, and its weights: 0 takes the head out.
         """
-        query = self._heads(self.query(x), self.heads)  # [B, L, D] → [B, H, L, E]
         if isinstance(state, SourceKeyValues) and state.held is not None:
+            query = self._heads(self.query(x), self.heads)  # [B, L, D] → [B, H, L, E]
             key, value = state.held
         else:
-            source = x if memory is None else memory
-            key = self._heads(self.key(source), self.key_value_heads)  # [B, S, D'] → [B, G, S, E]
-            value = self._heads(self.value(source), self.key_value_heads)
+            query, key, value = (
+                self._project(x) if memory is None else (self.query(x), self.key(memory), self.value(memory))
+            )
+            query = self._heads(query, self.heads)
+            key = self._heads(key, self.key_value_heads)  # [B, S, G · E] → [B, G, S, E]
+            value = self._heads(value, self.key_value_heads)
             if rotation is not None:
                 query, key = rotation.turn(query), rotation.turn(key)
             if isinstance(state, SourceKeyValues):
@@ -184,6 +187,10 @@ class Attention(nn.Module):
         return self.output(
             mixed.transpose(1, 2).flatten(2)
         ), weights  # [B, H, L, E] → [B, L, H · E] → [B, L, D]
+
+    def _project(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Query, key and value of x itself: [B, L, D] → [B, L, H · E] and, twice, [B, L, G · E]."""
+        return self.query(x), self.key(x), self.value(x)
 
     def _heads(self, x: Tensor, heads: int) -> Tensor:
         """[B, L, heads · E] → [B, heads, L, E]"""

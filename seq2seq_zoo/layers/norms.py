@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+HALF = (torch.float16, torch.bfloat16)
+
 
 class LayerNorm(nn.LayerNorm):
     """Move a vector to mean 0 and scale it to variance 1.
@@ -43,8 +45,11 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(width)) if affine else None
 
     def forward(self, x: Tensor) -> Tensor:
+        weight = self.weight
+        if x.dtype not in HALF and (weight is None or weight.dtype == x.dtype):
+            return F.rms_norm(x, (self.width,), weight, self.eps)  # the same in one call
         unit = _unit(x, self.eps)
-        return unit.to(x.dtype) if self.weight is None else self.weight * unit.to(self.weight.dtype)
+        return unit.to(x.dtype) if weight is None else weight * unit.to(weight.dtype)
 
     def extra_repr(self) -> str:
         return f"{self.width}, eps={self.eps}"
@@ -71,7 +76,7 @@ class ScaleNorm(nn.Module):
 
 def _unit(x: Tensor, eps: float) -> Tensor:
     """x at unit root mean square; of half precision, in float32."""
-    wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+    wide = x.float() if x.dtype in HALF else x
     return wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)
 
 

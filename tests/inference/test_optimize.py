@@ -5,12 +5,14 @@ import copy
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import prune
 
 import seq2seq_zoo as zoo
 from seq2seq_zoo.errors import UsageError
 from seq2seq_zoo.inference import packed
 from seq2seq_zoo.inference.frozen import FrozenLinear
 from seq2seq_zoo.inference.packed import PackedLinear, can_pack, multiply, pack_weight
+from seq2seq_zoo.layers.attention import Attention
 from seq2seq_zoo.layers.linear import Linear
 from tests.inference.conftest import FAMILIES, arguments, logits
 
@@ -103,6 +105,71 @@ def test_nothing_stale_is_kept(model, always_packed):
     torch.testing.assert_close(logits(model) * 2, doubled)
     model.load_state_dict({name: torch.zeros_like(value) for name, value in model.state_dict().items()})
     assert not logits(model).any()
+
+
+@pytest.fixture
+def products(monkeypatch):
+    """The shapes of the packed weights that were multiplied by, in order."""
+    shapes, product = [], packed.multiply
+
+    def noted(x, weight, bias):
+        shapes.append(tuple(weight.shape))
+        return product(x, weight, bias)
+
+    monkeypatch.setattr(packed, "multiply", noted)
+    return shapes
+
+
+@needs_packs
+@pytest.mark.parametrize("biases", [(True, True, True), (False, False, False), (True, False, True)])
+def test_query_key_and_value_are_one_product(biases, always_packed, products):
+    """Where each of them would be a product of its own, and until somebody watches or changes one."""
+    torch.manual_seed(0)
+    attention = Attention(32, 4, 8, key_value_heads=2).eval()
+    for part, has_bias in zip((attention.query, attention.key, attention.value), biases, strict=True):
+        part.bias = nn.Parameter(torch.randn_like(part.bias)) if has_bias else None
+    plain, x = copy.deepcopy(attention), torch.randn(2, 3, 32)
+    zoo.optimize(attention)
+
+    def check(shapes):
+        products.clear()
+        with torch.inference_mode():
+            torch.testing.assert_close(attention(x)[0], plain(x)[0], rtol=0, atol=1e-5)
+        assert products == shapes
+
+    joined, apart = [(64, 32), (32, 32)], [(32, 32), (16, 32), (16, 32), (32, 32)]
+    check(joined)
+    with torch.no_grad():
+        attention.value.weight.mul_(2), plain.value.weight.mul_(2)
+    check(joined)
+    attention.key.weight = plain.key.weight = nn.Parameter(torch.randn(16, 32))
+    check(joined)
+    seen = []
+    hook = attention.key.register_forward_hook(lambda *given: seen.append(given[2].shape))
+    check(apart)
+    assert seen == [(2, 3, 16)]
+    hook.remove()
+    check(joined)
+    copied = copy.deepcopy(attention)
+    torch.testing.assert_close(copied(x)[0], plain(x)[0], rtol=0, atol=1e-5)
+    attention.train()
+    assert type(attention) is Attention
+
+
+@needs_packs
+def test_parameters_that_are_worked_out(always_packed):
+    """Pruned and parametrized layers, whose weights or biases are no parameters any more."""
+    attention = zoo.optimize(Attention(32, 4, 8).eval())
+    prune.l1_unstructured(attention.query, "weight", 0.5)
+    prune.l1_unstructured(attention.key, "bias", 0.5)
+    x = torch.randn(2, 3, 32)
+    with torch.inference_mode():
+        assert (attention.query.weight == 0).sum() == 32 * 16
+        expected = nn.functional.linear(x, attention.query.weight, attention.query.bias)
+        torch.testing.assert_close(attention.query(x), expected)
+        expected = nn.functional.linear(x, attention.key.weight, attention.key.bias)
+        torch.testing.assert_close(attention.key(x), expected)
+        torch.testing.assert_close(attention._project(x)[1], expected)
 
 
 @an_mt5

@@ -1,0 +1,96 @@
+"""Packed layers that read the same x, as one product.
+
+    x ─┬─ query                         ┌─ query
+       ├─ key          is        x ─ W ─┼─ key             W: the three weights, one upon the other
+       └─ value                         └─ value
+
+In a step of decoding a product of few rows has to be begun, and its weight found in memory, before it reads
+at full speed: one large product does that once. Where a layer of the three would read its own weight and not
+a packed copy, or is watched by a hook, or is no longer a packed layer, each makes its own product.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ..layers.attention import Attention
+from ..layers.linear import is_free, processor, weight_and_bias
+from . import packed
+from .packed import PackedLinear
+
+
+class Together(NamedTuple):
+    """The packed weights of several layers [F1 + F2 + …, D], their biases, how many outputs each has, and
+    what these are copies of."""
+
+    weight: Tensor
+    bias: Tensor | None
+    outputs: list[int]
+    source: tuple[int, ...]
+
+
+class PackedAttention(Attention):
+    """Attention whose query, key and value of x itself are one product of a packed weight.
+
+    The numbers of Attention but for rounding.
+    """
+
+    _together: Together | None = None
+
+    def _project(self, x: Tensor) -> tuple[Tensor, ...]:
+        linears = self.query, self.key, self.value
+        if not may_join(linears, x):
+            return super()._project(x)
+        parameters = [weight_and_bias(linear) for linear in linears]
+        source = packed.source_of(tensor for pair in parameters for tensor in pair if tensor is not None)
+        joined = self._together
+        if joined is None or joined.source != source:
+            self._together = joined = join(parameters, source)
+        return packed.multiply(x, joined.weight, joined.bias).split_with_sizes(joined.outputs, dim=-1)
+
+    def train(self, mode: bool = True) -> PackedAttention:
+        if mode:
+            self._together = None
+            self.__class__ = Attention  # type: ignore[assignment]
+            Attention.train(self, mode)
+            return self
+        return super().train(mode)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy or a pickle takes along: not the pack."""
+        return {name: value for name, value in self.__dict__.items() if name != "_together"}
+
+
+def may_join(linears: Sequence[nn.Module], x: Tensor) -> bool:
+    """Whether all of these layers would multiply x by packed weights, and nobody minds that they do so
+    together."""
+    if torch.compiler.is_compiling():
+        return False
+    for linear in linears:
+        if type(linear) is not PackedLinear or linear._forward_hooks or linear._forward_pre_hooks:
+            return False
+    weight = weight_and_bias(linears[0])[0]  # type: ignore[arg-type]
+    rows = x.numel() // weight.shape[1]
+    return (
+        packed.reads_packed(weight, rows, processor())
+        and is_free(x, weight, packed.PACKED)
+        and packed.can_pack(weight.dtype)
+    )
+
+
+def join(parameters: Sequence[tuple[Tensor, Tensor | None]], source: tuple[int, ...]) -> Together:
+    """Weights and biases of several layers as those of one."""
+    weights = [weight.detach() for weight, _ in parameters]
+    biases = [bias.detach() for _, bias in parameters if bias is not None]
+    if biases and len(biases) < len(weights):
+        biases = [
+            weight.new_zeros(weight.shape[0]) if bias is None else bias.detach()
+            for weight, bias in parameters
+        ]
+    outputs = [weight.shape[0] for weight in weights]
+    bias = torch.cat(biases) if biases else None
+    return Together(packed.pack_weight(torch.cat(weights)), bias, outputs, source)
