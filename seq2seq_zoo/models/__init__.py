@@ -3,6 +3,7 @@
 base                        what every public class can do: load, save, initialise, resize, write
 arguments                   what a forward refuses, and what it returns
 seq2seq, seq2seq_heads      the wiring of encoder-decoders, and their heads
+lm_heads                    heads that score tokens, and decoders alone that write
 decoding                    a decoder behind the protocol of generation
 
 mt5, mvp                    two encoder-decoders

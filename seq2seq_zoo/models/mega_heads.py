@@ -19,11 +19,10 @@ from torch import Tensor, nn
 
 from ..checkpoint import KeyMap, renames
 from ..errors import ConfigError
-from ..layers.heads import ClassificationHead, classification_loss, next_token_loss, span_loss, token_loss
+from ..layers.heads import ClassificationHead, classification_loss, span_loss, token_loss
 from ..layers.state import DecodingState
 from ..outputs import (
     BaseModelOutputWithPoolingAndCrossAttentions,
-    CausalLMOutputWithCrossAttentions,
     MaskedLMOutput,
     MultipleChoiceModelOutput,
     QuestionAnsweringModelOutput,
@@ -31,8 +30,7 @@ from ..outputs import (
     TokenClassifierOutput,
 )
 from .arguments import as_returned, either
-from .base import Writes
-from .decoding import StackDecoding
+from .lm_heads import CausalLM, ScoresTokens
 from .mega import BODY_OF_A_HEAD, PREFIX, Mega, MegaConfig, MegaModel
 
 
@@ -61,7 +59,7 @@ class _MegaHead(Mega):
         return self.model.get_input_embeddings()
 
 
-class _ScoresTokens(_MegaHead):
+class _MegaLM(_MegaHead, ScoresTokens):
     """A head that scores tokens: logits = x' Eᵀ + b, with x' = tanh(hidden(x)) or x itself."""
 
     def __init__(self, config: MegaConfig) -> None:
@@ -72,16 +70,11 @@ class _ScoresTokens(_MegaHead):
         self._initialise_own_parts()
         self.tie_weights()
 
-    def get_output_embeddings(self) -> nn.Linear:
-        return self.lm_head
-
     def scores(self, x: Tensor) -> Tensor:
-        """Hidden vectors [..., D] → scores of tokens [..., V]."""
-        x = x if self.hidden is None else torch.tanh(self.hidden(x))
-        return self.lm_head(x)  # type: ignore[no-any-return]
+        return super().scores(x if self.hidden is None else torch.tanh(self.hidden(x)))
 
 
-class MegaForCausalLM(_ScoresTokens, Writes):
+class MegaForCausalLM(_MegaLM, CausalLM):
     """MEGA that writes: scores of the next token.
 
     For it to read from left to right, `is_decoder` must be set and `bidirectional` not; else it sees both
@@ -94,7 +87,6 @@ class MegaForCausalLM(_ScoresTokens, Writes):
     generation_inputs: ClassVar[frozenset[str]] = frozenset(
         {"input_ids", "attention_mask", "inputs_embeds", "encoder_hidden_states", "encoder_attention_mask"}
     )
-    is_encoder_decoder: ClassVar[bool] = False
 
     def __init__(self, config: MegaConfig) -> None:
         super().__init__(config)
@@ -138,12 +130,7 @@ class MegaForCausalLM(_ScoresTokens, Writes):
             output_hidden_states,
             return_dict=True,
         )
-        logits = self.scores(body.last_hidden_state)
-        loss = None if labels is None else next_token_loss(logits, labels)
-        output = CausalLMOutputWithCrossAttentions(
-            loss, logits, body.past_key_values, body.hidden_states, body.attentions, body.cross_attentions
-        )
-        return as_returned(output, either(return_dict, self.config.return_dict))
+        return self.scored(body, labels, return_dict)
 
     @property
     def max_positions(self) -> int | None:
@@ -158,37 +145,17 @@ class MegaForCausalLM(_ScoresTokens, Writes):
         """Whether the model was built with cross-attention."""
         return bool(self.config.add_cross_attention)
 
-    def begin_decoding(
-        self,
-        inputs: Mapping[str, Any],
-        *,
-        rows_per_source: int,
-        capacity: int,
-        use_cache: bool,
-        output_attentions: bool = False,
-        output_hidden_states: bool = False,
-    ) -> StackDecoding:
-        """Make ready to continue `rows_per_source` texts for each row of the prompt."""
+    def prompt(self, inputs: Mapping[str, Any]) -> dict[str, Tensor | None]:
         if not self.config.is_decoder or self.config.bidirectional:
             raise ConfigError(
                 f"is_decoder is {self.config.is_decoder} and bidirectional is {self.config.bidirectional}; "
                 "to write, a MegaForCausalLM must be built or loaded with is_decoder=True and "
                 "bidirectional=False"
             )
-        return StackDecoding(
-            self.model.stack,
-            self.scores,
-            rows_per_source=rows_per_source,
-            capacity=capacity,
-            use_cache=use_cache,
-            prompt_mask=inputs.get("attention_mask"),
-            prompt_vectors=inputs.get("inputs_embeds"),
-            memory=inputs.get("encoder_hidden_states"),
-            memory_mask=inputs.get("encoder_attention_mask"),
-        )
+        return {**super().prompt(inputs), "prompt_positions": None}  # there are no absolute positions
 
 
-class MegaForMaskedLM(_ScoresTokens):
+class MegaForMaskedLM(_MegaLM):
     """MEGA that fills in masked tokens."""
 
     head = """

@@ -2,31 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from ..layers.heads import classification_loss, kept_positions, next_token_loss
-from ..layers.masks import real_positions
+from ..layers.heads import classification_loss, kept_positions
 from ..layers.router import load_balancing_loss
 from ..layers.state import DecodingState
 from ..outputs import MoeCausalLMOutputWithPast, MoeModelOutputWithPast, SequenceClassifierOutputWithPast
 from .arguments import as_returned, either, one_input
-from .base import Writes
-from .decoding import StackDecoding
+from .lm_heads import CausalLM, refuse_labels_of_few
 from .phimoe import Phimoe, PhimoeConfig, PhimoeModel
 
 
-class PhimoeForCausalLM(Phimoe, Writes):
+class PhimoeForCausalLM(Phimoe, CausalLM):
     """PhiMoE that writes: scores of the next token, logits = x Wᵀ, with a bias on request."""
 
     head = "lm_head.{p} -> lm_head.{p}"
     generation_inputs: ClassVar[frozenset[str]] = frozenset(
         {"input_ids", "attention_mask", "position_ids", "inputs_embeds"}
     )
-    is_encoder_decoder: ClassVar[bool] = False
 
     def __init__(self, config: PhimoeConfig) -> None:
         super().__init__(config)
@@ -34,16 +30,6 @@ class PhimoeForCausalLM(Phimoe, Writes):
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=config.lm_head_bias)
         self._initialise_own_parts()
         self.tie_weights()
-
-    def get_input_embeddings(self) -> nn.Embedding:
-        return self.model.get_input_embeddings()
-
-    def get_output_embeddings(self) -> nn.Linear:
-        return self.lm_head
-
-    def scores(self, x: Tensor) -> Tensor:
-        """Hidden vectors [..., D] → scores of the next token [..., V]."""
-        return self.lm_head(x)  # type: ignore[no-any-return]
 
     def forward(
         self,
@@ -69,8 +55,7 @@ class PhimoeForCausalLM(Phimoe, Writes):
         router_aux_loss_coef times it is part of the loss. logits_to_keep scores only the last so many
         positions (0: all), or those a tensor names; labels need all.
         """
-        if labels is not None and not (isinstance(logits_to_keep, int) and logits_to_keep == 0):
-            raise ValueError("labels need the scores of all positions; logits_to_keep must be 0 with them")
+        refuse_labels_of_few(labels, logits_to_keep)
         body: MoeModelOutputWithPast = self.model(
             input_ids,
             attention_mask,
@@ -85,10 +70,7 @@ class PhimoeForCausalLM(Phimoe, Writes):
             return_dict=True,
         )
         logits = self.scores(kept_positions(body.last_hidden_state, logits_to_keep))
-        loss = None
-        if labels is not None:
-            half = logits.dtype in (torch.float16, torch.bfloat16)
-            loss = next_token_loss(logits.float() if half else logits, labels)
+        loss = None if labels is None else self.loss(logits, labels)
         aux_loss = None
         if body.router_logits is not None:
             aux_loss = load_balancing_loss(
@@ -108,39 +90,9 @@ class PhimoeForCausalLM(Phimoe, Writes):
         )
         return as_returned(output, either(return_dict, self.config.return_dict))
 
-    @property
-    def max_positions(self) -> int:
-        """The longest sequence that the model is meant for."""
-        return int(self.config.max_position_embeddings)
-
-    def begin_decoding(
-        self,
-        inputs: Mapping[str, Any],
-        *,
-        rows_per_source: int,
-        capacity: int,
-        use_cache: bool,
-        output_attentions: bool = False,
-        output_hidden_states: bool = False,
-    ) -> StackDecoding:
-        """Make ready to continue `rows_per_source` texts for each row of the prompt.
-
-        Where no position_ids are given, the first real token of a prompt stands at position 0, so that a
-        prompt padded on the left is continued as it would be alone.
-        """
-        positions = inputs.get("position_ids")
-        if positions is None:
-            positions = real_positions(inputs.get("attention_mask"))
-        return StackDecoding(
-            self.model.stack,
-            self.scores,
-            rows_per_source=rows_per_source,
-            capacity=capacity,
-            use_cache=use_cache,
-            prompt_mask=inputs.get("attention_mask"),
-            prompt_positions=positions,
-            prompt_vectors=inputs.get("inputs_embeds"),
-        )
+    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        half = logits.dtype in (torch.float16, torch.bfloat16)
+        return super().loss(logits.float() if half else logits, labels)
 
 
 def _real_columns(attention_mask: Tensor | None, rows: int) -> Tensor | None:

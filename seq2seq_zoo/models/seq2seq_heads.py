@@ -30,6 +30,7 @@ from ..outputs import (
 from .arguments import EncoderOutputs, as_returned, either
 from .base import Model, Writes
 from .decoding import StackDecoding
+from .lm_heads import ScoresTokens
 from .seq2seq import Decoder, Encoder, Seq2SeqModel
 
 
@@ -54,7 +55,7 @@ class Seq2SeqHead(Model):
         return self.model._shift_right(input_ids)
 
 
-class Seq2SeqLM(Seq2SeqHead, Writes):
+class Seq2SeqLM(Seq2SeqHead, ScoresTokens, Writes):
     """An encoder-decoder that scores the next token."""
 
     generation_inputs: ClassVar[frozenset[str]] = frozenset(
@@ -70,16 +71,6 @@ class Seq2SeqLM(Seq2SeqHead, Writes):
     is_encoder_decoder: ClassVar[bool] = True
     caches_with_labels: ClassVar[bool] = True
     """Whether a pass with labels returns decoding state where nobody asked for it."""
-
-    lm_head: nn.Linear
-
-    def get_output_embeddings(self) -> nn.Linear:
-        """The head that scores tokens, D → V."""
-        return self.lm_head
-
-    def scores(self, x: Tensor) -> Tensor:
-        """Hidden vectors [..., D] → scores of the next token [..., V]."""
-        return self.lm_head(x)  # type: ignore[no-any-return]
 
     def prepare_decoder_input_ids_from_labels(self, labels: Tensor) -> Tensor:
         """Labels [B, L] as decoder inputs: shifted right, -100 as padding."""
