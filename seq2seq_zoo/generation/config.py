@@ -78,7 +78,12 @@ class GenerationConfig(Pushable):
     use_cache: bool = True
     """Keep keys and values between steps; False recomputes them."""
     cache_implementation: str | None = None
-    """"dynamic" and "static" are one here: the state is preallocated and grows when it must."""
+    """"dynamic", or "static", which writes the same: steps read buffers of the full length, so that all have
+    the same shapes, and on a GPU are compiled into one graph. Worth it there; on a CPU it costs more. What
+    cannot be done so stays dynamic: use_cache=False, drafts, steps of which attentions or hidden states are
+    asked for, MEGA, and BertGeneration with relative distances."""
+    disable_compile: bool = False
+    """On a GPU: static steps one kernel at a time."""
     cache_config: dict[str, Any] | None = None
     return_legacy_cache: bool | None = None
     prefill_chunk_size: int | None = None
@@ -170,7 +175,6 @@ class GenerationConfig(Pushable):
 
     # Names of the documentation that stand for nothing here, or for what is not supported
     compile_config: Any = None
-    disable_compile: bool = False
     low_memory: bool | None = None
     penalty_alpha: float | None = None
     dola_layers: Any = None

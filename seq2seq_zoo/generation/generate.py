@@ -149,6 +149,8 @@ def generate(
         return run_custom(custom_generate, model, request, processors, criteria, further)  # type: ignore[no-any-return]
     trace = Trace.wanted(config, model.is_encoder_decoder)
     decoding = _begin(model, request, trace)
+    if config.cache_implementation == "static":
+        decoding.make_static(compiled=not config.disable_compile)
     synced = bool(synced_gpus) and is_one_of_several()
     run = Run(request, decoding, prompt, processors, criteria, trace, streamer, synced)
     if config.num_beams > 1:

@@ -109,6 +109,11 @@ class GuidedDecoding:
         """Of the first run."""
         return self._decoding.state
 
+    def make_static(self, *, compiled: bool) -> None:
+        """Both runs."""
+        self._decoding.make_static(compiled=compiled)
+        self._negative.make_static(compiled=compiled)
+
     def step(
         self, ids: Tensor, *, last: int | None = None, chunk: int | None = None, **flags: Any
     ) -> StepOutput:

@@ -74,6 +74,11 @@ class Decoding(Protocol):
         embeddings are read in their place. `chunk` asks for at most so many positions in one pass.
         """
 
+    def make_static(self, *, compiled: bool) -> None:
+        """Called before the first step where cache_implementation is "static": the steps of one token are
+        to be all of the same shapes, and on a GPU one graph, if `compiled`. Only a wish: steps write the same
+        whether or not an implementation follows it."""
+
     def reorder(self, rows: Tensor) -> None:
         """From now on row r continues what row `rows[r]` was. `rows` [R] int64 stays within each source."""
 

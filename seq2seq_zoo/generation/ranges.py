@@ -114,6 +114,7 @@ RANGES: dict[str, Range] = {
     ),
     "use_cache": _SWITCH,
     "cache_implementation": _one_of("dynamic", "static"),
+    "disable_compile": _SWITCH,
     "temperature": _between("[0, inf)", 0, float("inf")),
     "top_k": _integer(0),
     "top_p": _between("(0, 1]", 0, 1),

@@ -8,48 +8,98 @@ beyond it is masked:
     mask         ■ ■ ■ ■ □ □ □ □                   columns 0 … 3 are attended to
 
     steps = StaticSteps(decoder, state, capacity=64, memory=memory)    after a pass over the prompt
-    step = torch.compile(steps.step, fullgraph=True)                   on a GPU with mode="reduce-overhead"
-    hidden = step(ids)                                                 [R, 1] → [R, 1, D], again and again
+    hidden = steps.step(ids)                                           [R, 1] → [R, 1, D], again and again
+
+It is the same decoding state: between such steps it can be reordered and cropped, and ordinary passes can go
+on from it. `compute` is what all steps have in common, tensors alone, for a compiler:
+
+    StaticSteps(…, compile=lambda step: torch.compile(step, mode="reduce-overhead"))    CUDA graphs of it
 
 A step reads all of the buffers, so that it costs what the last one will.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from .masks import padding_mask
 from .prefix import Prefix
-from .state import DecodingState, GrowingKeyValues, KeysValues
-from .transformer import Stack
+from .rotary_stack import LongRopeState, RotaryStack
+from .state import DecodingState, GrowingKeyValues, KeysValues, LayerState
+from .transformer import Stack, TransformerLayer
+
+Step = Callable[[Tensor], Tensor]
 
 
 class StaticKeyValues(GrowingKeyValues):
-    """Keys and values [R, H, P + C, E] in buffers that never grow; `position` int64 [1] counts the tokens."""
+    """Keys and values in buffers [R, H, P + C, E] with room for C tokens from the beginning, and zeros where
+    there are none yet: no number of theirs, masked, is anything but 0."""
 
-    def __init__(self, keys: Tensor, values: Tensor, prefix: int, position: Tensor) -> None:
+    def __init__(self, held: GrowingKeyValues, capacity: int) -> None:
+        super().__init__(capacity)
+        keys, values = held.tokens()
+        self.length, self._prefix = held.length, keys.shape[2] - held.length
+        self._own = not torch.is_grad_enabled()
+        self._keys, self._values = self._padded(keys), self._padded(values)
+
+    @property
+    def whole(self) -> KeysValues:
+        """The buffers, [R, H, P + C, E] both."""
+        assert self._keys is not None
+        assert self._values is not None
+        return self._keys, self._values
+
+    def put(self, position: Tensor, keys: Tensor, values: Tensor) -> KeysValues:
+        """Write a token's keys and values [R, H, 1, E] at `position` [1]; return the buffers. Whoever calls
+        counts it in `length`, a number that no two steps have in common."""
+        for buffer, new in zip(self.whole, (keys, values), strict=True):
+            buffer.index_copy_(2, position + self._prefix, new)
+        return self.whole
+
+    def _padded(self, held: Tensor) -> Tensor:
+        buffer = held.new_zeros(*held.shape[:2], self._prefix + self._capacity, held.shape[3])
+        buffer[:, :, : held.shape[2]] = held
+        return buffer
+
+
+class NextColumn(GrowingKeyValues):
+    """What attention takes for its memory in a static step: the column at `position` [1] of such buffers."""
+
+    def __init__(self, buffers: StaticKeyValues, position: Tensor) -> None:
         super().__init__()
-        self._prefix = prefix
-        self.buffers = keys, values
-        self.position = position
+        self.buffers, self.position = buffers, position
 
     def append(self, keys: Tensor, values: Tensor, prefix: Prefix | None = None) -> KeysValues:
-        """Put one token's keys and values [R, H, 1, E] in their place; return the whole buffers."""
-        at = self.position + self._prefix
-        for buffer, new in zip(self.buffers, (keys, values), strict=True):
-            buffer.index_copy_(2, at, new)
-        return self.buffers
+        return self.buffers.put(self.position, keys, values)
+
+
+def can_repeat(decoder: Stack) -> bool:
+    """Whether static steps serve a stack. They do not where a layer keeps more than keys and values, as
+    MEGA's do, nor where attention counts distances from the last key, which here lies beyond the text."""
+    if type(decoder).run not in (Stack.run, RotaryStack.run) or not decoder.causal:
+        return False
+    return all(
+        isinstance(layer, TransformerLayer) and layer.self_attention.distances is None
+        for layer in decoder.layers
+    )
 
 
 class StaticSteps:
     """The steps that follow an ordinary pass of a decoder, one token at a time, all of the same shapes.
 
-    decoder        a causal stack without positions that turn (rotary ones have a stack of their own)
-    state          what that pass left behind; it is copied from, not changed
+    decoder        a causal stack that `can_repeat`
+    state          what that pass left behind, and the steps go on with; its buffers get all their room here
     capacity       C, how many tokens a row may reach
     memory, memory_mask   what cross-attention reads, and which of its positions are real, as in `Stack.run`
-    prompt_mask    [R, length] which positions of the prompt are real; all are, if absent
+    prompt_mask    [R, length] which positions held are real; all are, if absent
+    lead           [1 or R] how far a row's positions are ahead of its columns (padding: behind); 0, if absent
+    compile        makes of `compute` a function that does the same
+
+    With LongRoPE, a row that outgrows the short factors is computed again, all of it. That takes an ordinary
+    pass, after which static steps can follow: see `is_next`.
     """
 
     def __init__(
@@ -61,44 +111,88 @@ class StaticSteps:
         memory: Tensor | None = None,
         memory_mask: Tensor | None = None,
         prompt_mask: Tensor | None = None,
+        lead: Tensor | None = None,
+        compile: Callable[[Step], Step] | None = None,
     ) -> None:
-        if type(decoder).run is not Stack.run:
-            raise ValueError(f"the decoder is a {type(decoder).__name__}; static steps need a plain stack")
+        if not can_repeat(decoder):
+            raise ValueError(
+                f"static steps do not serve this {type(decoder).__name__}: it keeps more than keys and "
+                "values, or compares distances (can_repeat)"
+            )
         if not 0 < state.length < capacity:
             raise ValueError(f"capacity is {capacity}; it must be above the {state.length} tokens held")
-        self.decoder, self.memory = decoder, memory
+        self.decoder, self.state, self.memory = decoder, state, memory
         self.capacity = capacity
         self.prefix = 0 if decoder.self_prompt is None else decoder.self_prompt.length
-        grown = [layer.self_attention for layer in state.layers]
-        held = [part.tokens() for part in grown if isinstance(part, GrowingKeyValues)]
-        device = held[0][0].device
-        self.position = torch.tensor([state.length], device=device)  # of the token that comes next
-        self.state = DecodingState(len(state.layers), rows_per_source=state.rows_per_source)
-        for layer, old, (keys, values) in zip(self.state.layers, state.layers, held, strict=True):
-            layer.cross_attention = old.cross_attention
-            layer.self_attention = StaticKeyValues(
-                self._room(keys), self._room(values), self.prefix, self.position
-            )
+        held = next(_growing(layer) for layer in state.layers).tokens()[0]
+        rows, device = held.shape[0], held.device
+        self.position = torch.zeros(1, dtype=torch.long, device=device)  # of the token that comes next
+        self.lead = torch.zeros_like(self.position) if lead is None else lead
+
+        self.layers = [LayerState() for _ in state.layers]
+        for layer, kept in zip(self.layers, state.layers, strict=True):
+            kept.self_attention = buffers = StaticKeyValues(_growing(kept), capacity)
+            layer.self_attention = NextColumn(buffers, self.position)
+            layer.cross_attention = kept.cross_attention
+        self.read: NextColumn | None = None
+        if isinstance(state, LongRopeState):
+            state.read = buffers = StaticKeyValues(state.read, capacity)
+            self.read = NextColumn(buffers, self.position)
+
         self.open = torch.ones(1, self.prefix + capacity, dtype=torch.bool, device=device)
         real = padding_mask(prompt_mask)
         if real is not None:
             self.open = self.open.repeat(real.shape[0], 1)
             self.open[:, self.prefix : self.prefix + real.shape[1]] = real
-        self.source_mask = decoder._memory_mask(memory, memory_mask, held[0][0].shape[0], 1)
+        self.columns = torch.arange(self.prefix + capacity, device=device)
+        self.count = self.open.cumsum(-1)  # of the real columns up to each
+        self.source_mask = decoder._memory_mask(memory, memory_mask, rows, 1)
+        border = decoder.border
+        self.crossings = set() if border is None else set((border - self.lead).tolist())
+        self._compute: Step = self.compute if compile is None else compile(self.compute)
+        if compile is not None:
+            for part in self._memories():  # a graph writes to the buffers where they are
+                for buffer in part.whole:
+                    torch._dynamo.mark_static_address(buffer, guard=False)
 
-    def _room(self, held: Tensor) -> Tensor:
-        buffer = held.new_zeros(*held.shape[:2], self.prefix + self.capacity, held.shape[3])
-        buffer[:, :, : held.shape[2]] = held
-        return buffer
+    @property
+    def is_next(self) -> bool:
+        """Whether a static step may come next, and not an ordinary pass must: there is room, and no row
+        crosses LongRoPE's border. After a crop, with LongRoPE, an ordinary pass has to come first as well."""
+        return self.state.length < self.capacity and self.state.length not in self.crossings
 
     def step(self, ids: Tensor) -> Tensor:
-        """Append ids [R, 1]; hidden vectors [R, 1, D]. There must be room for them."""
-        decoder, columns = self.decoder, torch.arange(self.prefix + self.capacity, device=ids.device)
-        x = decoder.embedding(ids, positions=self.position[None])
+        """Append ids [R, 1]; hidden vectors [R, 1, D]. ValueError where no static step may come next."""
+        if not self.is_next:
+            raise ValueError(
+                f"{self.state.length} tokens are held, and capacity is {self.capacity}; there must be room, "
+                "and no row may become longer than original_max_position_embeddings"
+            )
+        self.position.fill_(self.state.length)
+        hidden = self._compute(ids)
+        for part in self._memories():
+            part.length += 1
+        self.state.advance(1)
+        return hidden
+
+    def compute(self, ids: Tensor) -> Tensor:
+        """One step, but for the numbers that count it: ids [R, 1] → [R, 1, D]."""
+        decoder, rows = self.decoder, ids.shape[0]
+        at = (self.position + self.lead)[:, None]  # [1 or R, 1]
+        x = decoder.embedding(ids, positions=at)
         if decoder.wide_residual and x.dtype == torch.float16:
             x = x.float()
-        mask = (self.open & (columns <= self.position + self.prefix))[:, None, None]  # [1 or R, 1, 1, P + C]
-        bias = None
+        mask = self.open & (self.columns <= self.position + self.prefix)  # [1 or R, P + C]
+        rotation = bias = None
+        if isinstance(decoder, RotaryStack):
+            if decoder.window is not None:
+                mask = mask & (self.count > self.count.index_select(1, self.position) - decoder.window)
+            long = self.state.long if isinstance(self.state, LongRopeState) else None
+            rotation = decoder.rotary(at, long=long, dtype=x.dtype)
+        if self.read is not None:
+            marks = torch.stack([at, at + 1], dim=-1).expand(rows, 1, 2)
+            self.read.append(x[:, None], marks[:, None])
+        mask = mask[:, None, None]  # [1 or R, 1, 1, P + C]
         if decoder.position_bias is not None:
             bias = decoder.position_bias(1, self.capacity, self.position).masked_fill(~mask, float("-inf"))
         out = decoder._through_layers(
@@ -106,20 +200,23 @@ class StaticSteps:
             lambda number: {
                 "mask": mask if bias is None else None,
                 "bias": bias,
+                "rotation": rotation,
                 "memory": self.memory,
                 "memory_mask": self.source_mask,
-                "state": self.state.layers[number],
+                "state": self.layers[number],
             },
             state=None,
             need_weights=False,
             need_hidden=False,
         )
-        self.position += 1
         return out.last
 
-    def reorder(self, rows: Tensor) -> None:
-        """Row r now continues what row rows[r] continued, of the same source."""
-        for layer in self.state.layers:
-            assert isinstance(layer.self_attention, StaticKeyValues)
-            for buffer in layer.self_attention.buffers:
-                buffer.copy_(buffer[rows])
+    def _memories(self) -> list[StaticKeyValues]:
+        """All the buffers."""
+        columns = [layer.self_attention for layer in self.layers] + [self.read]
+        return [column.buffers for column in columns if isinstance(column, NextColumn)]
+
+
+def _growing(layer: LayerState) -> GrowingKeyValues:
+    assert isinstance(layer.self_attention, GrowingKeyValues)
+    return layer.self_attention

@@ -6,6 +6,7 @@ none.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +17,7 @@ from torch import Tensor
 from ..generation import StepOutput
 from ..layers.masks import padding_mask
 from ..layers.state import DecodingState
+from ..layers.static import StaticSteps, Step, can_repeat
 from ..layers.transformer import Stack, StackOutput
 
 
@@ -61,11 +63,24 @@ class StackDecoding:
         self._state = self._new_state() if use_cache else None
         self._source_memory: DecodingState | None = None  # without a cache: holds the memory's keys
         self._ids: Tensor | None = None  # all ids so far, kept where there is no state
+        self._static: StaticSteps | None = None
+        self._wants_static = self._compiles = False
+        self._follows = False  # whether what is held is as the last ordinary pass left it, and may go on
 
     @property
     def state(self) -> DecodingState | None:
         """What a forward pass takes as past_key_values to go on from here."""
         return self._state
+
+    def make_static(self, *, compiled: bool) -> None:
+        """Take the steps of one token that follow the prompt in buffers of the full length, all of the same
+        shapes (`layers.static`), where the model allows it and nothing but logits is asked for; on a GPU as
+        one graph, if `compiled`. Other steps, and those in which a row crosses LongRoPE's border, are
+        ordinary ones, on the same state."""
+        self._wants_static = (
+            self._state is not None and not self._decoder.training and can_repeat(self._decoder)
+        )
+        self._compiles = compiled
 
     def step(
         self,
@@ -93,6 +108,11 @@ class StackDecoding:
                 return StepOutput(torch.cat(parts, dim=1))
         if self._state is None:
             return self._scored(self._again(ids, output_attentions, output_hidden_states), last)
+        if self._follows and ids.shape[1] == 1 and not output_attentions and not output_hidden_states:
+            if self._static is None:
+                self._static = self._static_steps(self._state)
+            if self._static.is_next:
+                return self._scored(StackOutput(self._static.step(ids), None, None, None), last)
         vectors, self._vectors = self._vectors, None
         # the prompt is read once for each source where only its rows depend on it
         first = not self._state.started and self._memory is None and not self._decoder.training
@@ -108,6 +128,7 @@ class StackDecoding:
                 self._read(ids[:, start:end], None if vectors is None else vectors[:, start:end], shared)
             ids, vectors = ids[:, -wanted:], None if vectors is None else vectors[:, -wanted:]
         out = self._read(ids, vectors, shared, output_attentions, output_hidden_states)
+        self._follows = self._wants_static and self._state.length < self._capacity
         step = self._scored(out, last)
         if shared == 1:
             return step
@@ -168,6 +189,24 @@ class StackDecoding:
             state=self._source_memory if state is None else state,
             need_weights=output_attentions,
             need_hidden=output_hidden_states,
+        )
+
+    def _static_steps(self, state: DecodingState) -> StaticSteps:
+        """Steps that go on from the state."""
+        length = state.length
+        lead = self._positions_of(length - 1, length)
+        device = next(self._decoder.parameters()).device
+        # CUDA graphs are kept by the main thread
+        main = threading.current_thread() is threading.main_thread()
+        return StaticSteps(
+            self._decoder,
+            state,
+            capacity=self._capacity,
+            memory=self._memory,
+            memory_mask=self._memory_mask,
+            prompt_mask=self._mask_of(length),
+            lead=None if lead is None else lead[:, 0] - (length - 1),
+            compile=_repeated_graph if self._compiles and main and device.type == "cuda" else None,
         )
 
     def _again(self, ids: Tensor, output_attentions: bool, output_hidden_states: bool) -> StackOutput:
@@ -232,11 +271,17 @@ class StackDecoding:
 
     def crop(self, length: int) -> None:
         """Forget all but the first `length` positions of every row."""
+        self._follows = False
         if self._state is not None:
             self._state.crop(length)
         if self._ids is not None:
             prompt = 0 if self._vectors is None else self._vectors.shape[1]
             self._ids = self._ids[:, : max(length - prompt, 0)]
+
+
+def _repeated_graph(step: Step) -> Step:
+    """A step as CUDA graphs: launched once, not kernel by kernel."""
+    return torch.compile(step, mode="reduce-overhead")
 
 
 def _for_rows(tensor: Tensor | None, rows_per_source: int) -> Tensor | None:

@@ -87,6 +87,9 @@ class EncoderDecoderDecoding:
             output.decoder_hidden_states,
         )
 
+    def make_static(self, *, compiled):
+        """What is not there to be followed."""
+
     def reorder(self, rows):
         self.ids = self.ids[rows]
         if self.past is not None:
@@ -140,6 +143,9 @@ class DecoderDecoding:
         self.past = output.past_key_values if self.use_cache or self.embeds is not None else None
         logits = output.logits[:, -1] if last is None else output.logits[:, -last:]
         return StepOutput(logits, output.attentions, None, output.hidden_states)
+
+    def make_static(self, *, compiled):
+        """What is not there to be followed."""
 
     def reorder(self, rows):
         self.ids = self.ids[rows]

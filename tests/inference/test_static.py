@@ -3,7 +3,9 @@
 import pytest
 import torch
 
+import seq2seq_zoo as zoo
 from seq2seq_zoo.layers.static import StaticSteps
+from tests.generation.families import LONG, PHIMOE
 from tests.inference.conftest import arguments
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of PyTorch's own compiler
@@ -35,6 +37,16 @@ def tokens_of(step, last, head):
     return torch.cat(written, 1), last
 
 
+def ordinary(stack, options, state):
+    """The way to take a step that has other shapes each time."""
+    return lambda new: stack.run(new, state=state, **options).last
+
+
+def static(stack, options, state, **kwargs):
+    memory, mask = options["memory"], options["memory_attention_mask"]
+    return StaticSteps(stack, state, capacity=20, memory=memory, memory_mask=mask, **kwargs)
+
+
 def head_of(model):
     return model.get_output_embeddings()
 
@@ -43,24 +55,21 @@ def head_of(model):
 @pytest.mark.parametrize("rows_per_source", [1, 3])
 @torch.no_grad()
 def test_static_steps_write_the_same(model, rows_per_source):
-    stack, options, ids, state, last = begin(model, rows_per_source)
     head = head_of(model)
-    steps = StaticSteps(
-        stack, state, capacity=20, memory=options["memory"], memory_mask=options["memory_attention_mask"]
-    )
-    found, end = tokens_of(steps.step, last, head)
-    expected, expected_end = tokens_of(
-        lambda new: stack.run(new, state=state, **options).last, last, head
-    )  # after the static steps: they have left the state as it was
+    stack, options, ids, state, last = begin(model, rows_per_source)
+    expected, expected_end = tokens_of(ordinary(stack, options, state), last, head)
+    state = begin(model, rows_per_source)[3]
+    found, end = tokens_of(static(stack, options, state).step, last, head)
     assert torch.equal(found, expected)
     torch.testing.assert_close(end, expected_end, rtol=0, atol=1e-5)
-    assert int(steps.position) == ids.shape[1] + STEPS
+    assert state.length == ids.shape[1] + STEPS
 
 
 @pytest.mark.parametrize("model", ["mt5", "mvp-prompt"], indirect=True)
 @torch.no_grad()
-def test_one_graph_serves_all_steps(model):
-    stack, options, _, state, last = begin(model)
+def test_one_graph_serves_all_steps_of_all_texts(model):
+    """Of one layer: a graph of more is no other, only longer."""
+    model.get_decoder().layers = model.get_decoder().layers[:1]
     torch._dynamo.reset()
     graphs = []
 
@@ -68,52 +77,111 @@ def test_one_graph_serves_all_steps(model):
         graphs.append(graph)
         return graph.forward
 
-    mask = options["memory_attention_mask"]
-    steps = StaticSteps(stack, state, capacity=20, memory=options["memory"], memory_mask=mask)
-    compiled = torch.compile(steps.step, backend=backend, fullgraph=True, dynamic=False)
-    found, _ = tokens_of(compiled, last, head_of(model))
-    expected, _ = tokens_of(lambda new: stack.run(new, state=state, **options).last, last, head_of(model))
-    assert torch.equal(found, expected)
+    def compile(step):
+        return torch.compile(step, backend=backend, fullgraph=True, dynamic=False)
+
+    stack, options, _, state, last = begin(model)
+    expected, _ = tokens_of(ordinary(stack, options, state), last, head_of(model))
+    for _ in range(2):
+        steps = static(stack, options, begin(model)[3], compile=compile)
+        assert torch.equal(tokens_of(steps.step, last, head_of(model))[0], expected)
+    assert len(graphs) == 1
+    torch._dynamo.reset()
+
+
+@torch.no_grad()
+def test_one_graph_serves_rotary_steps():
+    """Around a window of 4, beside the experts, and on both sides of LongRoPE's border at 12."""
+    torch._dynamo.reset()
+    graphs = []
+
+    def backend(graph, _):
+        graphs.append(graph)
+        return graph.forward
+
+    torch.manual_seed(0)
+    fields = PHIMOE | LONG | {"sliding_window": 4, "num_hidden_layers": 1}
+    model = zoo.PhimoeForCausalLM(zoo.PhimoeConfig(**fields)).eval()
+    stack, ids = model.model.stack, torch.randint(4, 40, (2, 9))
+    states = [stack.new_state(capacity=20) for _ in range(2)]
+    for state in states:
+        stack.run(ids, state=state)
+    steps = StaticSteps(
+        stack,
+        states[0],
+        capacity=20,
+        compile=lambda step: torch.compile(step, backend=backend, fullgraph=True, dynamic=False),
+    )
+    taken = 0
+    for new in torch.randint(4, 40, (8, 2, 1)):
+        expected = stack.run(new, state=states[1]).last
+        if steps.is_next:
+            found, taken = steps.step(new), taken + 1
+        else:
+            with pytest.raises(ValueError, match="no row may become longer than original_max_position"):
+                steps.step(new)
+            found = stack.run(new, state=states[0]).last
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+    assert taken == 7
     assert len(graphs) == 1
     torch._dynamo.reset()
 
 
 @pytest.mark.parametrize("model", ["mt5"], indirect=True)
 @torch.no_grad()
-def test_beams_and_padded_prompts(model):
+def test_the_state_is_reordered_and_cropped_between_steps(model):
+    """Below a prompt padded in front, whose rows turn their places."""
     stack, options, ids, _, _ = begin(model)
     prompt = torch.ones_like(ids)
     prompt[1, :2] = 0
-    state = stack.new_state(capacity=32)
-    stack.run(ids, attention_mask=prompt, state=state, **options)
-    mask = options["memory_attention_mask"]
-    steps = StaticSteps(
-        stack, state, capacity=20, memory=options["memory"], memory_mask=mask, prompt_mask=prompt
-    )
-    swapped, new = torch.tensor([1, 0]), ids[:, :1]
-    for each in (new, new + 1):
+    states = [stack.new_state(capacity=32) for _ in range(2)]
+    for state in states:
+        stack.run(ids, attention_mask=prompt, state=state, **options)
+    steps = static(stack, options, states[0], prompt_mask=prompt)
+
+    def step(new):
+        nonlocal prompt
         prompt = torch.cat([prompt, prompt.new_ones(2, 1)], 1)
-        expected = stack.run(each, attention_mask=prompt, state=state, **options).last
-        torch.testing.assert_close(steps.step(each), expected, rtol=0, atol=1e-5)
-    held = [layer.self_attention.buffers[0].clone() for layer in steps.state.layers]
-    steps.reorder(swapped)
-    for before, layer in zip(held, steps.state.layers, strict=True):
-        assert torch.equal(layer.self_attention.buffers[0], before[swapped])
+        expected = stack.run(new, attention_mask=prompt, state=states[1], **options).last
+        torch.testing.assert_close(steps.step(new), expected, rtol=0, atol=1e-5)
+
+    new = ids[:, :1]
+    for each in (new, new + 1):
+        step(each)
+    for state in states:
+        state.crop(5)
+    prompt = prompt[:, :5]
+    step(new + 2)
+    mask = torch.ones_like(options["memory_attention_mask"])  # of rows that stay where they are
+    states = [stack.new_state(capacity=32, rows_per_source=2) for _ in range(2)]
+    options = {"memory": options["memory"][:1], "memory_attention_mask": mask[:1]}
+    for state in states:
+        stack.run(ids, state=state, **options)
+    steps = static(stack, options, states[0])
+    prompt = torch.ones_like(ids)
+    step(new)
+    for state in states:
+        state.reorder(torch.tensor([1, 1]))
+    step(new + 1)
 
 
 @pytest.mark.parametrize("model", ["mt5"], indirect=True)
 @torch.no_grad()
 def test_refusals(model):
-    stack, _, _, state, _ = begin(model)
+    stack, _, ids, state, _ = begin(model)
     with pytest.raises(ValueError, match="capacity is 4; it must be above the 4 tokens held"):
         StaticSteps(stack, state, capacity=4)
+    steps = StaticSteps(stack, state, capacity=5)
+    steps.step(ids[:, :1])
+    with pytest.raises(ValueError, match="5 tokens are held, and capacity is 5; there must be room"):
+        steps.step(ids[:, :1])
 
 
-@pytest.mark.parametrize("model", ["phimoe"], indirect=True)
+@pytest.mark.parametrize("model", ["mega"], indirect=True)
 @torch.no_grad()
-def test_a_stack_of_another_kind_is_refused(model):
+def test_a_stack_that_keeps_more_is_refused(model):
     stack = model.model.stack
-    with pytest.raises(ValueError, match="static steps need a plain stack"):
+    with pytest.raises(ValueError, match="static steps do not serve this GatedStack"):
         StaticSteps(stack, stack.new_state(), capacity=4)
 
 
@@ -124,9 +192,13 @@ def test_a_stack_of_another_kind_is_refused(model):
 def test_cuda_graphs_of_steps(model):
     model.cuda()
     stack, options, _, state, last = begin(model, device="cuda")
-    mask = options["memory_attention_mask"]
-    steps = StaticSteps(stack, state, capacity=20, memory=options["memory"], memory_mask=mask)
-    compiled = torch.compile(steps.step, mode="reduce-overhead", fullgraph=True, dynamic=False)
-    found, _ = tokens_of(lambda new: compiled(new).clone(), last, head_of(model))
-    expected, _ = tokens_of(lambda new: stack.run(new, state=state, **options).last, last, head_of(model))
-    assert torch.equal(found, expected)
+    expected, _ = tokens_of(ordinary(stack, options, state), last, head_of(model))
+    for _ in range(2):
+        steps = static(
+            stack,
+            options,
+            begin(model, device="cuda")[3],
+            compile=lambda step: torch.compile(step, mode="reduce-overhead", fullgraph=True, dynamic=False),
+        )
+        found, _ = tokens_of(lambda new, steps=steps: steps.step(new).clone(), last, head_of(model))
+        assert torch.equal(found, expected)
