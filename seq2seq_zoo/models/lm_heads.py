@@ -44,7 +44,7 @@ class CausalLM(ScoresTokens, Writes):
     """A decoder alone: one stack, and scores of the next token.
 
     A family builds the body and says what its forward takes; where it departs from the others, it has its own
-    `loss` or `prompt`.
+    `loss` or `prompt_and_memory`.
     """
 
     is_encoder_decoder: ClassVar[bool] = False
@@ -102,10 +102,10 @@ class CausalLM(ScoresTokens, Writes):
             rows_per_source=rows_per_source,
             capacity=capacity,
             use_cache=use_cache and self.writer.causal,  # else a new token changes all before it
-            **self.prompt(inputs),
+            **self.prompt_and_memory(inputs),
         )
 
-    def prompt(self, inputs: Mapping[str, Any]) -> dict[str, Tensor | None]:
+    def prompt_and_memory(self, inputs: Mapping[str, Any]) -> dict[str, Tensor | None]:
         """What a decoding run is given to read, by the names it has there: see `StackDecoding`.
 
         Where no position_ids are given, as a pair gives them, the first real token of a prompt stands at

@@ -145,14 +145,14 @@ class MegaForCausalLM(_MegaLM, CausalLM):
         """Whether the model was built with cross-attention."""
         return bool(self.config.add_cross_attention)
 
-    def prompt(self, inputs: Mapping[str, Any]) -> dict[str, Tensor | None]:
+    def prompt_and_memory(self, inputs: Mapping[str, Any]) -> dict[str, Tensor | None]:
         if not self.config.is_decoder or self.config.bidirectional:
             raise ConfigError(
                 f"is_decoder is {self.config.is_decoder} and bidirectional is {self.config.bidirectional}; "
                 "to write, a MegaForCausalLM must be built or loaded with is_decoder=True and "
                 "bidirectional=False"
             )
-        return {**super().prompt(inputs), "prompt_positions": None}  # there are no absolute positions
+        return {**super().prompt_and_memory(inputs), "prompt_positions": None}  # it has none
 
 
 class MegaForMaskedLM(_MegaLM):
