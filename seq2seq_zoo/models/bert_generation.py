@@ -26,16 +26,14 @@ from ..layers.activations import ACTIVATIONS
 from ..layers.attention import Attention
 from ..layers.embedding import InputEmbedding
 from ..layers.feed_forward import FeedForward
-from ..layers.heads import next_token_loss
-from ..layers.masks import real_positions
 from ..layers.norms import LayerNorm
 from ..layers.positions import LearnedPositions, RelativeDistances
 from ..layers.state import DecodingState
 from ..layers.transformer import Stack, TransformerLayer
-from ..outputs import BaseModelOutputWithPastAndCrossAttentions, CausalLMOutputWithCrossAttentions
+from ..outputs import BaseModelOutputWithPastAndCrossAttentions
 from .arguments import as_returned, check_state, either, one_input
-from .base import Model, Writes
-from .decoding import StackDecoding
+from .base import Model
+from .lm_heads import CausalLM
 
 POSITION_TYPES = ("absolute", "relative_key", "relative_key_query")
 
@@ -298,7 +296,7 @@ class BertGenerationEncoder(Model):
         return given.expand(layers, heads)
 
 
-class BertGenerationDecoder(Writes):
+class BertGenerationDecoder(CausalLM):
     """BertGeneration that writes: scores of the next token, logits = x Eᵀ + b.
 
     `is_decoder` must be set for it to read from left to right; without it, it sees both sides, and warns.
@@ -315,7 +313,6 @@ class BertGenerationDecoder(Writes):
             "encoder_attention_mask",
         }
     )
-    is_encoder_decoder: ClassVar[bool] = False
 
     def __init__(self, config: BertGenerationConfig) -> None:
         super().__init__(config)
@@ -337,16 +334,6 @@ class BertGenerationDecoder(Writes):
 
     def initial_std(self, name: str) -> float:
         return float(self.config.initializer_range)
-
-    def get_input_embeddings(self) -> nn.Embedding:
-        return self.model.get_input_embeddings()
-
-    def get_output_embeddings(self) -> nn.Linear:
-        return self.lm_head
-
-    def scores(self, x: Tensor) -> Tensor:
-        """Hidden vectors [..., D] → scores of the next token [..., V]."""
-        return self.lm_head(x)  # type: ignore[no-any-return]
 
     def forward(
         self,
@@ -384,50 +371,13 @@ class BertGenerationDecoder(Writes):
             output_hidden_states,
             return_dict=True,
         )
-        logits = self.scores(body.last_hidden_state)
-        loss = None if labels is None else next_token_loss(logits, labels)
-        output = CausalLMOutputWithCrossAttentions(
-            loss, logits, body.past_key_values, body.hidden_states, body.attentions, body.cross_attentions
-        )
-        return as_returned(output, either(return_dict, self.config.return_dict))
-
-    @property
-    def max_positions(self) -> int:
-        """How many positions the model has learnt."""
-        return int(self.config.max_position_embeddings)
+        return self.scored(body, labels, return_dict)
 
     @property
     def reads_memory(self) -> bool:
         """Whether the model was built with cross-attention."""
         return any(layer.cross_attention is not None for layer in self.model.stack.layers)
 
-    def begin_decoding(
-        self,
-        inputs: Mapping[str, Any],
-        *,
-        rows_per_source: int,
-        capacity: int,
-        use_cache: bool,
-        output_attentions: bool = False,
-        output_hidden_states: bool = False,
-    ) -> StackDecoding:
-        """Make ready to continue `rows_per_source` texts for each row of the prompt.
-
-        Where no position_ids are given, the first real token of a prompt stands at position 0, so that a
-        prompt padded on the left is continued as it would be alone.
-        """
-        positions = inputs.get("position_ids")
-        if positions is None:
-            positions = real_positions(inputs.get("attention_mask"))
-        return StackDecoding(
-            self.model.stack,
-            self.scores,
-            rows_per_source=rows_per_source,
-            capacity=capacity,
-            use_cache=use_cache and self.config.is_decoder,
-            prompt_mask=inputs.get("attention_mask"),
-            prompt_positions=positions,
-            prompt_vectors=inputs.get("inputs_embeds"),
-            memory=self.model.memory(inputs.get("encoder_hidden_states")),
-            memory_mask=inputs.get("encoder_attention_mask"),
-        )
+    def prompt_and_memory(self, inputs: Mapping[str, Any]) -> dict[str, Tensor | None]:
+        memory = self.model.memory(inputs.get("encoder_hidden_states"))
+        return {**super().prompt_and_memory(inputs), "memory": memory}

@@ -29,17 +29,14 @@ from ..layers.activations import ACTIVATIONS
 from ..layers.attention import Attention
 from ..layers.embedding import InputEmbedding
 from ..layers.feed_forward import FeedForward
-from ..layers.heads import ClassificationHead, kept_positions, token_loss
-from ..layers.masks import real_positions
+from ..layers.heads import ClassificationHead, token_loss
 from ..layers.norms import LayerNorm
 from ..layers.positions import LearnedPositions
 from ..layers.prefix import PrefixPrompt
 from ..layers.state import DecodingState
 from ..layers.transformer import TransformerLayer
-from ..outputs import BaseModelOutputWithPastAndCrossAttentions, CausalLMOutputWithCrossAttentions
-from .arguments import as_returned, either
-from .base import Writes
-from .decoding import StackDecoding
+from ..outputs import BaseModelOutputWithPastAndCrossAttentions
+from .lm_heads import CausalLM, refuse_labels_of_few
 from .seq2seq import Decoder, Encoder, EncoderModel, Seq2SeqModel
 from .seq2seq_heads import Seq2SeqClassifier, Seq2SeqHead, Seq2SeqLM, Seq2SeqSpanFinder
 
@@ -313,7 +310,13 @@ class _MvpHead(Seq2SeqHead):
     """What the heads on an MvpModel share."""
 
     config_class = MvpConfig
+    head: ClassVar[str]
+    """The head's part of the key map, theirs → ours."""
     model: MvpModel
+
+    @classmethod
+    def key_map(cls, config: MvpConfig) -> KeyMap:
+        return KeyMap(BODY_OF_A_HEAD + renames(cls.head), base_prefix=PREFIX)
 
     @classmethod
     def settle_config(cls, config: MvpConfig, weights: Weights) -> None:
@@ -336,6 +339,10 @@ class _MvpHead(Seq2SeqHead):
 class MvpForConditionalGeneration(_MvpHead, Seq2SeqLM):
     """MVP that writes: scores of the next token, logits = x Eᵀ + final_logits_bias."""
 
+    head = """
+        final_logits_bias -> final_logits_bias
+        lm_head.weight    -> lm_head.weight
+    """
     caches_with_labels = False
     final_logits_bias: Tensor
 
@@ -346,14 +353,6 @@ class MvpForConditionalGeneration(_MvpHead, Seq2SeqLM):
         self.register_buffer("final_logits_bias", torch.zeros(1, config.vocab_size))
         self._initialise_own_parts()
         self.tie_weights()
-
-    @classmethod
-    def key_map(cls, config: MvpConfig) -> KeyMap:
-        head = renames("""
-            final_logits_bias -> final_logits_bias
-            lm_head.weight    -> lm_head.weight
-        """)
-        return KeyMap(BODY_OF_A_HEAD + head, base_prefix=PREFIX)
 
     def _initialise(self, name: str, module: nn.Module) -> None:
         super()._initialise(name, module)
@@ -379,6 +378,11 @@ class MvpForConditionalGeneration(_MvpHead, Seq2SeqLM):
 class MvpForSequenceClassification(_MvpHead, Seq2SeqClassifier):
     """MVP that labels a text."""
 
+    head = """
+        classification_head.dense.{p}    -> classification_head.hidden.{p}
+        classification_head.out_proj.{p} -> classification_head.output.{p}
+    """
+
     def __init__(self, config: MvpConfig) -> None:
         super().__init__(config)
         self.model = MvpModel(config)
@@ -387,17 +391,11 @@ class MvpForSequenceClassification(_MvpHead, Seq2SeqClassifier):
         )
         self._initialise_own_parts()
 
-    @classmethod
-    def key_map(cls, config: MvpConfig) -> KeyMap:
-        head = renames("""
-            classification_head.dense.{p}    -> classification_head.hidden.{p}
-            classification_head.out_proj.{p} -> classification_head.output.{p}
-        """)
-        return KeyMap(BODY_OF_A_HEAD + head, base_prefix=PREFIX)
-
 
 class MvpForQuestionAnswering(_MvpHead, Seq2SeqSpanFinder):
     """MVP that finds an answer in a text."""
+
+    head = "qa_outputs.{p} -> span_head.{p}"
 
     def __init__(self, config: MvpConfig) -> None:
         self.check_config(config)
@@ -407,10 +405,6 @@ class MvpForQuestionAnswering(_MvpHead, Seq2SeqSpanFinder):
         self.model = MvpModel(config)
         self.span_head = nn.Linear(config.d_model, 2)
         self._initialise_own_parts()
-
-    @classmethod
-    def key_map(cls, config: MvpConfig) -> KeyMap:
-        return KeyMap(BODY_OF_A_HEAD + renames("qa_outputs.{p} -> span_head.{p}"), base_prefix=PREFIX)
 
 
 class MvpEncoder(EncoderModel):
@@ -431,7 +425,7 @@ class MvpEncoder(EncoderModel):
         return float(self.config.init_std)
 
 
-class MvpForCausalLM(Writes):
+class MvpForCausalLM(CausalLM):
     """MVP's decoder alone, as a language model; given encoder_hidden_states, it reads them by
     cross-attention.
 
@@ -442,7 +436,6 @@ class MvpForCausalLM(Writes):
     generation_inputs: ClassVar[frozenset[str]] = frozenset(
         {"input_ids", "attention_mask", "inputs_embeds", "encoder_hidden_states", "encoder_attention_mask"}
     )
-    is_encoder_decoder: ClassVar[bool] = False
 
     def __init__(self, config: MvpConfig) -> None:
         self.check_config(config)
@@ -471,16 +464,6 @@ class MvpForCausalLM(Writes):
         """The decoder, callable on its own."""
         return self.decoder
 
-    def get_input_embeddings(self) -> nn.Embedding:
-        return self.decoder.embedding.tokens
-
-    def get_output_embeddings(self) -> nn.Linear:
-        return self.lm_head
-
-    def scores(self, x: Tensor) -> Tensor:
-        """Hidden vectors [..., D] → scores of the next token [..., V]."""
-        return self.lm_head(x)  # type: ignore[no-any-return]
-
     def forward(
         self,
         input_ids: Tensor | None = None,
@@ -503,6 +486,7 @@ class MvpForCausalLM(Writes):
         them. -100 does not count. logits_to_keep scores only the last so many positions (0: all), or those a
         tensor names.
         """
+        refuse_labels_of_few(labels, logits_to_keep)
         body: BaseModelOutputWithPastAndCrossAttentions = self.decoder(
             input_ids,
             attention_mask,
@@ -515,52 +499,13 @@ class MvpForCausalLM(Writes):
             output_hidden_states,
             return_dict=True,
         )
-        if labels is not None and not (isinstance(logits_to_keep, int) and logits_to_keep == 0):
-            raise ValueError("labels need the scores of all positions; logits_to_keep must be 0 with them")
-        logits = self.scores(kept_positions(body.last_hidden_state, logits_to_keep))
-        loss = None if labels is None else token_loss(logits, labels)
-        output = CausalLMOutputWithCrossAttentions(
-            loss, logits, body.past_key_values, body.hidden_states, body.attentions, body.cross_attentions
-        )
-        return as_returned(output, either(return_dict, self.config.return_dict))
+        return self.scored(body, labels, return_dict, logits_to_keep)
 
-    @property
-    def max_positions(self) -> int:
-        """How many positions the decoder has learnt."""
-        return int(self.config.max_position_embeddings)
+    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """How far logits [B, L, V] are from labels [B, L], position by position."""
+        return token_loss(logits, labels)
 
     @property
     def reads_memory(self) -> bool:
         """Every MVP decoder has cross-attention."""
         return True
-
-    def begin_decoding(
-        self,
-        inputs: Mapping[str, Any],
-        *,
-        rows_per_source: int,
-        capacity: int,
-        use_cache: bool,
-        output_attentions: bool = False,
-        output_hidden_states: bool = False,
-    ) -> StackDecoding:
-        """Make ready to continue `rows_per_source` texts for each row of the prompt.
-
-        The first real token of a prompt stands at position 0, so that a prompt padded on the left is
-        continued as it would be alone; a pair says otherwise by position_ids.
-        """
-        positions = inputs.get("position_ids")
-        if positions is None:
-            positions = real_positions(inputs.get("attention_mask"))
-        return StackDecoding(
-            self.decoder,
-            self.scores,
-            rows_per_source=rows_per_source,
-            capacity=capacity,
-            use_cache=use_cache,
-            prompt_mask=inputs.get("attention_mask"),
-            prompt_positions=positions,
-            prompt_vectors=inputs.get("inputs_embeds"),
-            memory=inputs.get("encoder_hidden_states"),
-            memory_mask=inputs.get("encoder_attention_mask"),
-        )
