@@ -25,7 +25,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from seq2seq_zoo.checkpoint.mapping import mapped_rows
+from seq2seq_zoo.checkpoint.mapping import mapped
 from seq2seq_zoo.errors import CheckpointError
 
 DTYPES = {
@@ -118,14 +118,14 @@ def open_safetensors(path: Path) -> WeightFile:
     infos = read_header(path)
 
     @cache
-    def library() -> Any:  # maps the whole file: for systems on which `mapped_rows` does not know how
+    def library() -> Any:  # maps the whole file: for systems on which `mapped` does not know how
         return safe_open(path, framework="pt", device="cpu")
 
     def tensor(key: str) -> Tensor:
         info = infos[key]
-        mapped = mapped_rows([(path, info.begin or 0)], info.shape, info.dtype)
-        if mapped is not None:
-            return mapped[0]
+        found = mapped(path, info.begin or 0, info.shape, info.dtype)
+        if found is not None:
+            return found
         try:
             value: Tensor = library().get_tensor(key)
         except (SafetensorError, RuntimeError, OverflowError, ValueError) as error:

@@ -19,12 +19,11 @@ two could take one key or give one name, so that neither direction depends on th
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
 
 import torch
 from torch import Tensor
 
-from seq2seq_zoo.checkpoint.template import Names, Template, template
+from seq2seq_zoo.checkpoint.template import Names, Template, overlaps, template
 
 Shape = tuple[int, ...]
 
@@ -245,7 +244,7 @@ class KeyMap:
         found = []
         for carried in self._carriers:
             for name, holes in carried.ours[0].matches(known):
-                names = tuple(ours.fill(holes) for ours in carried.ours)
+                names = (name, *(ours.fill(holes) for ours in carried.ours[1:]))
                 absent = [other for other in names if other not in shapes]
                 if absent:
                     raise ValueError(f"{carried.rule} gives {name}, but there is no {', '.join(absent)}")
@@ -287,9 +286,8 @@ class KeyMap:
 
     def _check(self) -> None:
         givers = [(ours, carried.rule) for carried in self._carriers for ours in carried.ours]
-        for (ours, rule), (other, another) in combinations(givers, 2):
-            if ours.overlaps(other):
-                raise ValueError(f"{rule} and {another} could give one name")
+        for one, other in overlaps([ours for ours, _ in givers]):
+            raise ValueError(f"{givers[one][1]} and {givers[other][1]} could give one name")
 
         takers = [carried.theirs for carried in self._carriers]
         for theirs, same_as in self._aliases:
@@ -299,17 +297,15 @@ class KeyMap:
                 )
         takers += [theirs for theirs, _ in self._aliases] + [theirs for theirs, _ in self._drops]
 
-        spelt: dict[int, list[tuple[int, Template]]] = {}
-        for owner, taker in enumerate(takers):
-            for text in dict.fromkeys(self._prefixed(taker.text)):
-                taken = template(text)
-                spelt.setdefault(len(taken.segments), []).append((owner, taken))
-        for same_length in spelt.values():
-            for (i, a), (j, b) in combinations(same_length, 2):
-                if i != j and a.overlaps(b):
-                    raise ValueError(
-                        f"rules for {takers[i].text!r} and {takers[j].text!r} could take one key"
-                    )
+        spelt = [
+            (owner, template(text))
+            for owner, taker in enumerate(takers)
+            for text in dict.fromkeys(self._prefixed(taker.text))
+        ]
+        for one, other in overlaps([spelling for _, spelling in spelt]):
+            a, b = spelt[one][0], spelt[other][0]
+            if a != b:
+                raise ValueError(f"rules for {takers[a].text!r} and {takers[b].text!r} could take one key")
 
     def _prefixed(self, text: str) -> Iterable[str]:
         yield text

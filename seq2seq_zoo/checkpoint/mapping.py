@@ -20,6 +20,7 @@ and where one row ends and the next begins within a page, the two ends.
 import ctypes
 import math
 import mmap
+import os
 import platform
 import sys
 import weakref
@@ -43,14 +44,36 @@ OVER = PRIVATE | FIXED | NO_RESERVE
 FAILED = ctypes.c_void_p(-1).value
 
 
+def mapped(path: Path, begin: int, shape: Sequence[int], dtype: torch.dtype) -> Tensor | None:
+    """The tensor that begins at this byte of a file. None for an empty one, or on a system that is not known
+    here.
+
+    The mapping is private: writing into the tensor does not reach the file.
+    """
+    size = math.prod(shape) * dtype.itemsize
+    if not size or not _known_system():
+        return None
+    if begin % dtype.itemsize:  # vector instructions cannot read it where it would lie
+        rows = mapped_rows([(path, begin)], shape, dtype)
+        return None if rows is None else rows[0]
+    behind = begin % mmap.PAGESIZE
+    file = os.open(path, os.O_RDONLY)
+    try:
+        start = _map(None, behind + size, PRIVATE | NO_RESERVE, file, begin - behind)
+    finally:
+        os.close(file)
+    if start is None:
+        return None
+    return torch.frombuffer(_pages(start, behind, size), dtype=dtype).view(tuple(shape))
+
+
 def mapped_rows(
     places: Sequence[tuple[Path, int]], shape: Sequence[int], dtype: torch.dtype
 ) -> Tensor | None:
     """The tensors of one shape and dtype that begin at these bytes of these files, as the rows of one:
-    [len(places), *shape]. None for nothing, or on a system that is not known here.
+    [len(places), *shape]. None as above, and private as above.
 
-    The mapping is private: writing into the tensor does not reach the files. Raises CheckpointError where a
-    file ends too early.
+    Raises CheckpointError where a file ends too early.
     """
     page, rows = mmap.PAGESIZE, len(places)
     size = math.prod(shape) * dtype.itemsize
@@ -60,13 +83,10 @@ def mapped_rows(
     wanted = [(begin - number * size) % page for number, (_, begin) in enumerate(places)]
     behind = max(set(wanted), key=wanted.count)
     behind = 0 if behind % dtype.itemsize else behind
-    length = _up(behind + size * rows, page)
-    start = _map(None, length, NEW, -1, 0)
+    start = _map(None, behind + size * rows, NEW, -1, 0)
     if start is None:
         return None
-    buffer = (ctypes.c_char * (size * rows)).from_address(start + behind)
-    finalizer = weakref.finalize(buffer, _libc().munmap, start, length)
-    finalizer.atexit = False  # the end of the process unmaps everything
+    buffer = _pages(start, behind, size * rows)
     for number, (path, begin) in enumerate(places):
         end, shift = begin + size, start + behind + number * size - begin  # from the file to memory
         first = last = begin  # of the pages that are mapped
@@ -84,6 +104,14 @@ def mapped_rows(
     return torch.frombuffer(buffer, dtype=dtype).view(rows, *shape)
 
 
+def _pages(start: int, behind: int, size: int) -> Any:
+    """The memory of `size` bytes that begins `behind` a mapping's start; it is unmapped once out of use."""
+    buffer = (ctypes.c_char * size).from_address(start + behind)
+    finalizer = weakref.finalize(buffer, _libc().munmap, start, behind + size)
+    finalizer.atexit = False  # the end of the process unmaps everything
+    return buffer
+
+
 def _read(file: FileIO, begin: int, end: int, shift: int) -> None:
     """Copy the bytes `begin` … `end` of a file to their addresses, `shift` beyond."""
     file.seek(begin)
@@ -98,6 +126,7 @@ def _up(number: int, page: int) -> int:
     return -(-number // page) * page
 
 
+@cache
 def _known_system() -> bool:
     return sys.platform == "linux" and platform.machine() in MACHINES and sys.maxsize > 2**32
 

@@ -8,16 +8,22 @@ A hole may share its dot-separated segment with fixed text (`{p}_proj`), but not
 then matches a template in at most one way, so that filling the holes is the exact inverse of matching.
 """
 
-import itertools
 import re
-from collections.abc import Iterable, Mapping
-from functools import cached_property, lru_cache
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
+from itertools import chain, combinations, product
 
 HOLE = re.compile(r"\{([a-z]+)(?::([^{}]*))?\}")
-# No leading zeros: "layers.07" would be written back as "layers.7".
-NUMBER = "0|[1-9][0-9]*"
-WHOLE_NUMBER = re.compile(rf"(?<![^.])(?:{NUMBER})(?![^.])")
-IDENTIFIER = "[A-Za-z_][A-Za-z0-9_]*"
+
+
+def is_number(text: str) -> bool:
+    """Whether a hole for numbers takes the text: "layers.07" would be written back as "layers.7"."""
+    return text.isascii() and text.isdecimal() and (text == "0" or text[0] != "0")
+
+
+def is_identifier(text: str) -> bool:
+    """Whether the hole {p} takes the text."""
+    return text.isascii() and text.isidentifier()
 
 
 class Segment:
@@ -29,31 +35,41 @@ class Segment:
             raise ValueError(f"template segment {text!r} must hold at most one placeholder such as {{i}}")
         self.hole: str | None = None
         self.words: tuple[str, ...] = (text,)
-        self.before, self.after, self.pattern = text, "", re.escape(text)
+        self.before, self.after = text, ""
         if holes:
             self.hole, choices = holes[0].group(1), holes[0].group(2)
             self.before, self.after = text[: holes[0].start()], text[holes[0].end() :]
-            fills = choices.split("|") if choices else []
-            self.words = tuple(self.before + fill + self.after for fill in fills)
-            self.inner = "|".join(map(re.escape, fills)) or (IDENTIFIER if self.hole == "p" else NUMBER)
-            self.pattern = f"{re.escape(self.before)}(?P<{self.hole}>{self.inner}){re.escape(self.after)}"
+            self.words = tuple(
+                self.before + fill + self.after for fill in (choices.split("|") if choices else [])
+            )
+
+    def match(self, text: str) -> str | None:
+        """What fills the hole to give `text`, "" where there is none to be filled; or None."""
+        before, after = len(self.before), len(self.after)
+        inner = text[before : len(text) - after]
+        if self.words:
+            return inner if text in self.words else None
+        if len(text) < before + after or not text.startswith(self.before) or not text.endswith(self.after):
+            return None
+        return inner if (is_identifier if self.hole == "p" else is_number)(inner) else None
 
     def overlaps(self, other: "Segment") -> bool:
         """Whether some text may match both; errs towards yes where both are open-ended."""
         if self.hole is None and other.hole is None:
             return self.before == other.before
         if self.words:
-            return any(re.fullmatch(other.pattern, word) for word in self.words)
+            return any(other.match(word) is not None for word in self.words)
         if other.words:
             return other.overlaps(self)
-        if self.before == other.before and self.inner != other.inner:
+        kinds = {self.hole == "p", other.hole == "p"}
+        if self.before == other.before and len(kinds) == 2:
             return False  # an identifier does not begin with a digit
         # Where the fixed texts differ in length, a hole must be able to swallow what the longer one has more.
         short, long = sorted((self.before, other.before), key=len)
         left, right = sorted((self.after, other.after), key=len)
         swallowed = long[len(short) :] + right[: len(right) - len(left)]
-        fits = r"[A-Za-z0-9_]*" if "p" in (self.hole, other.hole) else r"[0-9]*"
-        return long.startswith(short) and right.endswith(left) and re.fullmatch(fits, swallowed) is not None
+        fits = is_identifier("_" + swallowed) if True in kinds else is_number("1" + swallowed)
+        return long.startswith(short) and right.endswith(left) and fits
 
 
 segment = lru_cache(maxsize=4096)(Segment)  # the same few segments stand in all rules of all families
@@ -71,36 +87,67 @@ class Template:
         if not text or len(names) != len(set(names)):
             raise ValueError(f"template {text!r} must not be empty or use a placeholder twice")
         self.holes = frozenset(names)
-        self.numbered = any(WHOLE_NUMBER.fullmatch(segment.before) for segment in self.segments)
         self.choices = {hole: words for hole, words in HOLE.findall(text) if words}
-
-    @cached_property
-    def regex(self) -> re.Pattern[str]:
-        return re.compile(r"\.".join(segment.pattern for segment in self.segments))
+        self._form = HOLE.sub(r"{\1}", text)
 
     def match(self, name: str) -> dict[str, str] | None:
         """What fills the holes to give `name`, or None."""
-        found = self.regex.fullmatch(name)
-        return found.groupdict() if found else None
+        if name.count(".") + 1 != len(self.segments):
+            return None
+        return next((holes for _, holes in self.matches(Names([name]))), None)
 
     def matches(self, names: "Names") -> list[tuple[str, dict[str, str]]]:
         """Those of `names` that match, in their order, with what fills the holes."""
-        tried: Iterable[str] = names.order
-        if not self.numbered:  # then names that differ in numbers alone match all, or none
-            likely = [group for one, group in names.alike.items() if self.match(one) is not None]
-            tried = sorted(itertools.chain(*likely), key=names.order.__getitem__)
-        found = ((name, self.match(name)) for name in tried)
-        return [(name, holes) for name, holes in found if holes is not None]
+        reached: list[tuple[Node, dict[str, str]]] = [(names.root, {})]
+        for segment in self.segments:
+            if segment.hole is None:
+                text = segment.before
+                reached = [(node.below[text], holes) for node, holes in reached if text in node.below]
+            else:
+                reached = [
+                    (below, {**holes, segment.hole: fill})
+                    for node, holes in reached
+                    for text, below in node.below.items()
+                    if (fill := segment.match(text)) is not None
+                ]
+        found = [(node, holes) for node, holes in reached if node.name is not None]
+        found.sort(key=lambda one: one[0].place)
+        return [(str(node.name), holes) for node, holes in found]
 
     def fill(self, holes: Mapping[str, str]) -> str:
         """The name with these fills; the inverse of `match`. Fills without a hole are ignored."""
-        return HOLE.sub(lambda hole: holes[hole.group(1)], self.text)
+        return self._form.format_map(holes)
 
     def overlaps(self, other: "Template") -> bool:
         """Whether one name may match both."""
         return len(self.segments) == len(other.segments) and all(
-            a.overlaps(b) for a, b in zip(self.segments, other.segments, strict=True)
+            a is b or a.overlaps(b) for a, b in zip(self.segments, other.segments, strict=True)
         )
+
+
+def overlaps(templates: Sequence[Template]) -> list[tuple[int, int]]:
+    """The pairs of templates, by their places, of which one name may match both."""
+
+    def among(places: list[int], depth: int) -> Iterator[tuple[int, int]]:
+        """The pairs among templates of one length that have the same segments up to `depth`."""
+        if len(places) < 2 or depth == len(templates[places[0]].segments):
+            yield from combinations(places, 2)
+            return
+        alike: dict[Segment, list[int]] = {}
+        for place in places:
+            alike.setdefault(templates[place].segments[depth], []).append(place)
+        for some in alike.values():
+            yield from among(some, depth + 1)
+        for (one, some), (other, others) in combinations(alike.items(), 2):
+            if one.overlaps(other):
+                pairs = product(some, others)
+                yield from ((a, b) for a, b in pairs if templates[a].overlaps(templates[b]))
+
+    of_length: dict[int, list[int]] = {}
+    for place, template in enumerate(templates):
+        of_length.setdefault(len(template.segments), []).append(place)
+    found = chain.from_iterable(among(places, 0) for places in of_length.values())
+    return sorted((min(pair), max(pair)) for pair in found)
 
 
 @lru_cache(maxsize=4096)
@@ -109,12 +156,25 @@ def template(text: str, choices: tuple[tuple[str, str], ...] = ()) -> Template:
     return Template(text, dict(choices))
 
 
+class Node:
+    """What names have in common up to a dot: the nodes `below` are reached by the segments that follow."""
+
+    def __init__(self) -> None:
+        self.below: dict[str, Node] = {}
+        self.name: str | None = None  # of the one that ends here
+        self.place = 0  # of that name among all
+
+
 class Names:
-    """Names to match with many templates."""
+    """Names to match with many templates, as a tree of their segments."""
 
     def __init__(self, names: Iterable[str]) -> None:
-        self.order = {name: place for place, name in enumerate(names)}
-        self.alike: dict[str, list[str]] = {}
-        """Those that differ in whole numbers between dots alone, below the name with zeros for them."""
-        for name in self.order:
-            self.alike.setdefault(WHOLE_NUMBER.sub("0", name), []).append(name)
+        self.root = Node()
+        for place, name in enumerate(names):
+            node = self.root
+            for segment in name.split("."):
+                below = node.below.get(segment)
+                if below is None:
+                    below = node.below[segment] = Node()
+                node = below
+            node.name, node.place = name, place

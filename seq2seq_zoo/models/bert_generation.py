@@ -23,6 +23,7 @@ from ..checkpoint import Alias, Drop, KeyMap, Respell, Rules, renames
 from ..config import Config, divides, in_vocabulary, known_activation, not_negative, positive, probability
 from ..errors import ConfigError
 from ..layers.activations import ACTIVATIONS
+from ..layers.alike import alike
 from ..layers.attention import Attention
 from ..layers.embedding import InputEmbedding
 from ..layers.feed_forward import FeedForward
@@ -151,7 +152,7 @@ def input_embedding(config: BertGenerationConfig) -> InputEmbedding:
 def stack(config: BertGenerationConfig) -> Stack:
     return Stack(
         input_embedding(config),
-        [layer(config) for _ in range(config.num_hidden_layers)],
+        alike(lambda: layer(config), config.num_hidden_layers),
         causal=config.is_decoder,
     )
 

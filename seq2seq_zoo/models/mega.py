@@ -21,6 +21,7 @@ from ..checkpoint import KeyMap, Rules, Split, renames
 from ..config import Config, in_vocabulary, known_activation, not_negative, positive, probability
 from ..errors import ConfigError
 from ..layers.activations import ACTIVATIONS
+from ..layers.alike import alike
 from ..layers.ema import DampedEma
 from ..layers.embedding import InputEmbedding
 from ..layers.feed_forward import FeedForward
@@ -248,7 +249,7 @@ def input_embedding(config: MegaConfig) -> InputEmbedding:
 def stack(config: MegaConfig) -> GatedStack:
     return GatedStack(
         input_embedding(config),
-        [layer(config) for _ in range(config.num_hidden_layers)],
+        alike(lambda: layer(config), config.num_hidden_layers),
         causal=config.is_decoder,
         chunk=config.chunk_size if config.use_chunking else None,
     )

@@ -24,6 +24,7 @@ from ..checkpoint import Alias, Drop, KeyMap, Rules, Weights, renames
 from ..config import Config, Place, in_vocabulary, not_negative, positive, probability
 from ..errors import ConfigError
 from ..layers.activations import ACTIVATIONS
+from ..layers.alike import alike
 from ..layers.attention import Attention
 from ..layers.embedding import InputEmbedding
 from ..layers.feed_forward import FeedForward, GatedFeedForward
@@ -178,7 +179,7 @@ def position_bias(config: MT5Config, *, bidirectional: bool) -> RelativePosition
 def encoder(config: MT5Config, tokens: nn.Embedding) -> Encoder:
     return Encoder(
         InputEmbedding(tokens, dropout=config.dropout_rate),
-        [layer(config, crosses=False) for _ in range(config.num_layers)],
+        alike(lambda: layer(config, crosses=False), config.num_layers),
         causal=False,
         position_bias=position_bias(config, bidirectional=True) if config.num_layers else None,
         final_norm=norm(config),
@@ -191,7 +192,7 @@ def decoder(config: MT5Config, tokens: nn.Embedding) -> Decoder:
     layers = config.num_decoder_layers or 0
     return Decoder(
         InputEmbedding(tokens, dropout=config.dropout_rate),
-        [layer(config, crosses=True) for _ in range(layers)],
+        alike(lambda: layer(config, crosses=True), layers),
         causal=True,
         position_bias=position_bias(config, bidirectional=False) if layers else None,
         final_norm=norm(config),

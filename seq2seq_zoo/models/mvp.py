@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from ..checkpoint import Alias, Drop, KeyMap, Rules, Weights, renames
 from ..config import Config, divides, in_vocabulary, known_activation, not_negative, positive, probability
 from ..layers.activations import ACTIVATIONS
+from ..layers.alike import alike
 from ..layers.attention import Attention
 from ..layers.embedding import InputEmbedding
 from ..layers.feed_forward import FeedForward
@@ -188,7 +189,7 @@ def encoder(config: MvpConfig, tokens: nn.Embedding) -> Encoder:
     heads, layers = config.encoder_attention_heads, config.encoder_layers
     return Encoder(
         input_embedding(config, tokens),
-        [layer(config, heads, config.encoder_ffn_dim, crosses=False) for _ in range(layers)],
+        alike(lambda: layer(config, heads, config.encoder_ffn_dim, crosses=False), layers),
         causal=False,
         self_prompt=prompt(config, layers, heads) if config.use_prompt else None,
         layer_drop=config.encoder_layerdrop,
@@ -199,7 +200,7 @@ def decoder(config: MvpConfig, tokens: nn.Embedding, *, prompts: bool) -> Decode
     heads, layers = config.decoder_attention_heads, config.decoder_layers
     return Decoder(
         input_embedding(config, tokens),
-        [layer(config, heads, config.decoder_ffn_dim, crosses=True) for _ in range(layers)],
+        alike(lambda: layer(config, heads, config.decoder_ffn_dim, crosses=True), layers),
         causal=True,
         self_prompt=prompt(config, layers, heads) if prompts else None,
         cross_prompt=prompt(config, layers, heads) if prompts else None,

@@ -28,6 +28,7 @@ from ..config import (
 )
 from ..errors import ConfigError
 from ..layers.activations import ACTIVATIONS
+from ..layers.alike import alike
 from ..layers.attention import Attention
 from ..layers.embedding import InputEmbedding
 from ..layers.experts import Experts, MixtureOfExperts
@@ -306,7 +307,7 @@ def layer(config: PhimoeConfig) -> TransformerLayer:
 def stack(config: PhimoeConfig) -> RotaryStack:
     return RotaryStack(
         InputEmbedding(nn.Embedding(config.vocab_size, config.hidden_size, padding_idx=config.pad_token_id)),
-        [layer(config) for _ in range(config.num_hidden_layers)],
+        alike(lambda: layer(config), config.num_hidden_layers),
         rotary=rotary(config),
         window=config.sliding_window,
         final_norm=norm(config),

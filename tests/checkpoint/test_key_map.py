@@ -1,6 +1,7 @@
 """Key maps: names with holes match and fill as exact inverses, ambiguity is refused, prefixes come and go."""
 
 import re
+from itertools import combinations
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from seq2seq_zoo.checkpoint import Alias, Drop, KeyMap, Link, Rename, Respell, Rules, Split, Stack, renames
-from seq2seq_zoo.checkpoint.template import Template
+from seq2seq_zoo.checkpoint.template import Names, Template, overlaps, template
 from tests.checkpoint.toy import BODY_MAP, HEAD_MAP, Toy, ToyWithHead, hub_state, on_meta
 
 SEGMENTS = [
@@ -79,6 +80,35 @@ names = st.lists(st.sampled_from(PIECES), min_size=1, max_size=2).map(".".join)
 )
 def test_match(text: str, name: str, holes: dict[str, str] | None) -> None:
     assert Template(text).match(name) == holes
+
+
+def as_regex(template: str) -> str:
+    """What the docstring of `template` says of holes, said by a regular expression."""
+    kinds = {"p": "[A-Za-z_][A-Za-z0-9_]*"}
+    parts = re.split(r"(\{[^}]*\})", template)
+    for place, part in enumerate(parts):
+        hole, _, words = part[1:-1].partition(":")
+        fits = words or kinds.get(hole, "0|[1-9][0-9]*")
+        parts[place] = f"(?P<{hole}>{fits})" if part.startswith("{") else re.escape(part)
+    return "".join(parts)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(templates, max_size=5), st.lists(names, unique=True, max_size=12))
+def test_matches_are_those_of_a_regular_expression(texts: list[str], some: list[str]) -> None:
+    known = Names(some)
+    for text in texts:
+        pattern = re.compile(as_regex(text))
+        expected = [(name, m.groupdict()) for name in some if (m := pattern.fullmatch(name)) is not None]
+        assert Template(text).matches(known) == expected
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(templates, max_size=8))
+def test_overlaps_of_many_are_those_of_each_pair(texts: list[str]) -> None:
+    some = [template(text) for text in texts]
+    expected = [(i, j) for (i, a), (j, b) in combinations(enumerate(some), 2) if a.overlaps(b)]
+    assert overlaps(some) == expected
 
 
 @pytest.mark.parametrize("text", ["", "{i}{p}", "{i}.{i}", "a{", "a}", "{I}", "{x:a.b|c}", "{}"])

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from seq2seq_zoo.checkpoint import KeyMap, Rules, Stack, load_weights, mapping, open_weights, renames
-from seq2seq_zoo.checkpoint.mapping import mapped_rows
+from seq2seq_zoo.checkpoint.mapping import mapped, mapped_rows
 from seq2seq_zoo.errors import CheckpointError
 
 PAGE = mmap.PAGESIZE
@@ -55,14 +55,15 @@ def test_rows_that_lie_apart_become_one_tensor(tmp_path: Path, pages: int, behin
 
 
 @linux
-@pytest.mark.parametrize("begin", [0, 2, 4094, 4096, 70_002])
+@pytest.mark.parametrize("begin", [0, 1, 2, 4094, 4096, 70_002, 70_003])
 @pytest.mark.parametrize("shape", [(), (1,), (3, 5), (4096,), (30_001,)])
 def test_one_tensor_needs_no_whole_pages(tmp_path: Path, begin: int, shape: tuple[int, ...]) -> None:
     path = tmp_path / "a"
     content = random_file(path, 40)
-    mapped = mapped_rows([(path, begin)], shape, torch.int16)
-    assert mapped is not None
-    assert torch.equal(mapped[0], as_tensor(content, begin, shape))
+    single = mapped(path, begin, shape, torch.int16)
+    assert single is not None
+    assert single.shape == shape
+    assert torch.equal(single, as_tensor(content, begin, shape))
 
 
 @linux
@@ -81,15 +82,21 @@ def test_a_mapping_is_private_outlives_its_file_and_ends_with_its_tensor(tmp_pat
     del row
     assert not maps_of(path)
 
-    single = mapped_rows([(path, 3 * PAGE)], (PAGE // 2,), torch.int16)
-    path.unlink()
+    single = mapped(path, 3 * PAGE + 8, (PAGE // 2,), torch.int16)
     assert single is not None
-    assert torch.equal(single[0], as_tensor(content, 3 * PAGE, (PAGE // 2,)))
+    assert maps_of(path)
+    single[0] = 7
+    assert path.read_bytes() == content
+    single = single[1:]
+    path.unlink()
+    assert torch.equal(single, as_tensor(content, 3 * PAGE + 10, (PAGE // 2 - 1,)))
+    del single
+    assert not maps_of(Path(f"{path} (deleted)"))
 
 
 @linux
 @pytest.mark.parametrize(
-    ("begins", "shape", "mapped"),
+    ("begins", "shape", "as_pages"),
     [
         ([0, 9 * PAGE, 3 * PAGE], (PAGE,), [0, 1, 2]),
         ([8, 9 * PAGE, 3 * PAGE + 8], (PAGE,), [0, 2]),  # one is not as far behind a page as the others
@@ -100,7 +107,7 @@ def test_a_mapping_is_private_outlives_its_file_and_ends_with_its_tensor(tmp_pat
     ],
 )
 def test_what_does_not_fit_is_copied(
-    tmp_path: Path, begins: list[int], shape: tuple[int, ...], mapped: list[int]
+    tmp_path: Path, begins: list[int], shape: tuple[int, ...], as_pages: list[int]
 ) -> None:
     """Row by row: the middle of those that fit is a page of the file."""
     path = tmp_path / "a"
@@ -111,7 +118,7 @@ def test_what_does_not_fit_is_copied(
     for number, (row, begin) in enumerate(zip(whole, begins, strict=True)):
         assert torch.equal(row, as_tensor(content, begin, shape))
         middle = row.data_ptr() + 2 * (row.numel() // 2)
-        assert any(start <= middle < stop for start, stop in regions) == (number in mapped)
+        assert any(start <= middle < stop for start, stop in regions) == (number in as_pages)
 
 
 @linux
@@ -120,6 +127,7 @@ def test_nothing_is_left_to_others(tmp_path: Path) -> None:
     random_file(path, 1)
     assert mapped_rows([(path, 0), (path, 8)], (0, 5), torch.int16) is None
     assert mapped_rows([], (5,), torch.int16) is None
+    assert mapped(path, 0, (0, 5), torch.int16) is None
 
 
 @linux
@@ -141,6 +149,8 @@ def test_a_refusal_by_the_system_leaves_nothing_behind(
     monkeypatch.setattr(mapping, "_map", lambda *call: real(*call) if next(allowed) else None)
     assert mapped_rows([(path, 0), (path, PAGE)], (PAGE // 2,), torch.int16) is None
     assert not maps_of(path)
+    monkeypatch.setattr(mapping, "_map", lambda *call: None)
+    assert mapped(path, 0, (PAGE // 2,), torch.int16) is None
 
 
 # ---- loading ----
