@@ -1,9 +1,10 @@
 """Heads that score tokens, and the decoders alone that write with one.
 
-last_hidden_state [B, L, D] ─→ lm_head ─→ logits [B, L, V]     ScoresTokens
-    of a family's only stack, which sees earlier positions         CausalLM, the next token
-    of a stack that sees both sides                                MegaForMaskedLM, a token that was hidden
-    of a decoder that reads an encoder's memory                    Seq2SeqLM (seq2seq_heads.py)
+last_hidden_state [B, L, D] ─→ lm_head ─→ logits [B, L, V]
+
+ScoresTokens ─┬─ CausalLM           a decoder alone, the next token: MVP, BertGeneration, MEGA, PhiMoE
+              ├─ MegaForMaskedLM    a stack that sees both sides, a token that was masked
+              └─ Seq2SeqLM          a decoder beside an encoder, the next token (seq2seq_heads.py)
 """
 
 from __future__ import annotations
