@@ -151,9 +151,10 @@ class StaticSteps:
         self.crossings = set() if border is None else set((border - self.lead).tolist())
         self._compute: Step = self.compute if compile is None else compile(self.compute)
         if compile is not None:
-            for part in self._memories():  # a graph writes to the buffers where they are
-                for buffer in part.whole:
-                    torch._dynamo.mark_static_address(buffer, guard=False)
+            sources = [layer.cross_attention.held or () for layer in self.layers]
+            for tensors in [*sources, *(part.whole for part in self._memories())]:
+                for tensor in tensors:  # a graph reads and writes them where they are
+                    torch._dynamo.mark_static_address(tensor, guard=False)
 
     @property
     def is_next(self) -> bool:
