@@ -30,17 +30,19 @@ def optimize(model: ModelT, *, dtype: torch.dtype | str | None = None, quantize:
     """Prepare a model for inference, in place; it is returned in eval mode.
 
     dtype      float32, bfloat16 or float16 (or its name): what the weights become; by default they stay
-    quantize   "int8": the weights of linear layers in 8 bits, with a scale an output; "int4": in 4 bits, with
-               a scale and a zero for each 32 inputs, and in 8 where their shape does not allow that;
-               "int8-dynamic": 8 bits, and what they are multiplied by in 8 bits as well, which is the fastest
-               and the least exact
+    quantize   "int8": the weights of linear layers in 8 bits, with a scale an output; the few rows of a step
+               are multiplied in bfloat16
+               "int4": in 4 bits, with a scale and a zero for each 32 inputs, multiplied in bfloat16; in 8 bits
+               where a shape does not allow that. On most machines the fastest, and the least exact
+               "int8-dynamic": in 8 bits, and what they are multiplied by in 8 bits as well
 
     On a CPU, without `quantize`:
 
     float32, bfloat16   Layers keep, besides their weights, a copy packed for this machine's matrix kernels,
-                        made when a pass first has use for it: at most as much memory again. The numbers stay
-                        those of the dtype, but for rounding; bfloat16 is the dtype of all arithmetic. The
-                        model still saves, loads and moves; `train()` undoes everything but the dtype.
+                        made when a pass first has use for it: at most as much memory again. Query, key and
+                        value of a self-attention are packed as one. The numbers stay those of the dtype, but
+                        for rounding; bfloat16 is the dtype of all arithmetic. The model still saves, loads
+                        and moves; `train()` undoes everything but the dtype.
     float16             The weights of linear layers become float16; the rest of the model, and all
                         arithmetic, float32.
 

@@ -1,15 +1,17 @@
 """Weights of 16, 8 and 4 bits, multiplied by PyTorch's kernels for CPUs.
 
     Float16Linear       W in float16                        products and sums in float32
-    Int8Linear          W ≈ scale_f · q, q in -127 … 127    a scale an output; products in the dtype of x
+    Int8Linear          W ≈ scale_f · q, q in -127 … 127    a scale an output; few rows in bfloat16
     DynamicInt8Linear   the same W, and x ≈ s · (p - z)     x in 8 bits too, with a scale a call
-    Int4Linear          W ≈ scale_g · (q - 8) + zero_g      q in 0 … 15; a scale and a zero a group of inputs
+    Int4Linear          W ≈ scale_g · (q - 8) + zero_g      q in 0 … 15; a scale and a zero a group of inputs;
+                                                            in bfloat16
 
 All round to nearest. Decoding reads a half, a quarter, an eighth of the bytes of float32; what that costs in
 accuracy, tools/bench.py prints beside the time.
 
-Some of the kernels are not public; where one is missing, `product_by_parts`, which multiplies by W as it
-was rounded, takes its place.
+The kernels that unpack 8 and 4 bits as they multiply take x in bfloat16 and add in float32; in other dtypes
+they take ten to thirty times as long, longer than the weights they save. Some kernels are not public; where
+that of int8 is missing, `product_by_parts`, which multiplies by W as it was rounded, takes its place.
 """
 
 from __future__ import annotations
@@ -26,6 +28,9 @@ from .frozen import FrozenLinear
 
 FEW = 16
 """Up to so many rows the kernels that unpack as they multiply are worth it."""
+
+SHORT = (torch.float32, torch.float16, torch.bfloat16)
+"""The dtypes of x that may be rounded to bfloat16; float64 is there to be exact."""
 
 GROUP = 32
 """Inputs that share a scale in 4 bits."""
@@ -53,15 +58,17 @@ class Int8Linear(FrozenLinear):
     def take(self, weight: Tensor) -> None:
         self.integers, scales = round_to_int8(weight)
         self.scales = scales.to(weight.dtype)
+        self.ones = torch.ones_like(scales, dtype=torch.bfloat16)
 
     def cast(self, dtype: torch.dtype) -> None:
         self.scales = self.scales.to(dtype)
 
     def product(self, x: Tensor) -> Tensor:
-        if x.shape[0] <= FEW and has_int8_kernel(x.dtype):
-            y = torch._weight_int8pack_mm(x, self.integers, self.scales)
-            return y if self.bias is None else y + self.bias
-        return product_by_parts(x, self.integers, self.scales, self.bias)
+        if x.shape[0] > FEW or x.dtype not in SHORT or not has_int8_kernel():
+            return product_by_parts(x, self.integers, self.scales, self.bias)
+        # the kernel would want the scales in bfloat16 too, and round them
+        y = torch._weight_int8pack_mm(x.bfloat16(), self.integers, self.ones).to(x.dtype)
+        return y.mul_(self.scales) if self.bias is None else torch.addcmul(self.bias, y, self.scales)
 
 
 class DynamicInt8Linear(FrozenLinear):
@@ -91,17 +98,13 @@ class Int4Linear(FrozenLinear):
     def take(self, weight: Tensor) -> None:
         integers, scales, zeros = round_to_int4(weight)
         self.packed = torch.ops.aten._convert_weight_to_int4pack_for_cpu(integers, 1)
-        self.scales_and_zeros = (
-            torch.stack([scales, zeros], dim=-1).to(weight.dtype).transpose(0, 1).contiguous()
-        )
-
-    def cast(self, dtype: torch.dtype) -> None:
-        self.scales_and_zeros = self.scales_and_zeros.to(dtype)
+        pairs = torch.stack([scales, zeros], dim=-1)  # [F, D / GROUP, 2]
+        self.scales_and_zeros = pairs.to(torch.bfloat16).transpose(0, 1).contiguous()
 
     def product(self, x: Tensor) -> Tensor:
-        y = torch.ops.aten._weight_int4pack_mm_for_cpu(
-            x.contiguous(), self.packed, GROUP, self.scales_and_zeros
-        )
+        short = x.to(torch.bfloat16).contiguous()
+        y = torch.ops.aten._weight_int4pack_mm_for_cpu(short, self.packed, GROUP, self.scales_and_zeros)
+        y = y.to(x.dtype)
         return y if self.bias is None else y + self.bias  # type: ignore[no-any-return]
 
     @staticmethod
@@ -143,11 +146,11 @@ def product_by_parts(x: Tensor, integers: Tensor, scales: Tensor, bias: Tensor |
 
 
 @cache
-def has_int8_kernel(dtype: torch.dtype) -> bool:
-    """Whether x of this dtype can be multiplied by int8 weights, tried on a small one."""
-    x, integers = torch.ones(1, 32, dtype=dtype), torch.ones(32, 32, dtype=torch.int8)
+def has_int8_kernel() -> bool:
+    """Whether there is the kernel of int8 weights, tried on a small one."""
+    x, integers = torch.ones(1, 32, dtype=torch.bfloat16), torch.ones(32, 32, dtype=torch.int8)
     try:
-        y = torch._weight_int8pack_mm(x, integers, torch.ones(32, dtype=dtype))
+        y = torch._weight_int8pack_mm(x, integers, torch.ones(32, dtype=torch.bfloat16))
     except (AttributeError, RuntimeError):
         return False
     return bool((y == 32).all())
