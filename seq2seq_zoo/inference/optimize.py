@@ -32,8 +32,8 @@ def optimize(model: ModelT, *, dtype: torch.dtype | str | None = None, quantize:
     dtype      float32, bfloat16 or float16 (or its name): what the weights become; by default they stay
     quantize   "int8": the weights of linear layers in 8 bits, with a scale an output; the few rows of a step
                are multiplied in bfloat16
-               "int4": in 4 bits, with a scale and a zero for each 32 inputs, multiplied in bfloat16; in 8 bits
-               where a shape does not allow that. On most machines the fastest, and the least exact
+               "int4": in 4 bits, with a scale and a zero for each 32 inputs, multiplied in bfloat16; in 8
+               bits where a shape does not allow that. On most machines the fastest, and the least exact
                "int8-dynamic": in 8 bits, and what they are multiplied by in 8 bits as well
 
     On a CPU, without `quantize`:
