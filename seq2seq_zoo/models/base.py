@@ -34,7 +34,7 @@ from ..checkpoint import (
     weight_files,
 )
 from ..config import Config, Place, dtype_named, read_config
-from ..errors import CheckpointError, ConfigError
+from ..errors import CheckpointError, ConfigError, UsageError
 from ..generation import Decoding, GenerateOutput, GenerationConfig, compute_transition_scores, generate
 from ..hub import Pushable, options_of_push, push_folder
 from ..layers.experts import StackedLinear
@@ -362,7 +362,9 @@ class Model(nn.Module, Pushable):
     ) -> nn.Embedding:
         """Give the vocabulary `new_num_tokens` entries (None: as many as now), and as many more as make it a
         multiple of `pad_to_multiple_of`. New ones start at the mean of the old, or without `mean_resizing` at
-        random as in a new model. Returns the table."""
+        random as in a new model. Returns the table.
+
+        Raises UsageError where the output head has given its weight up for a rounded one."""
         table = self.get_input_embeddings()
         for name, value in (("new_num_tokens", new_num_tokens), ("pad_to_multiple_of", pad_to_multiple_of)):
             whole = value is None or (isinstance(value, int) and not isinstance(value, bool) and value >= 1)
@@ -378,6 +380,11 @@ class Model(nn.Module, Pushable):
             return _resized(weight, rows, None if mean_resizing else self.initial_std(name))
 
         head = self.get_output_embeddings()
+        if head is not None and head.weight.is_meta and not table.weight.is_meta:
+            raise UsageError(
+                f"{type(self).__name__}'s output head has rounded weights, which take no more tokens, nor "
+                "fewer; resize the model before optimize()"
+            )
         tied = head is not None and head.weight is table.weight
         for part in self.token_tables():
             part.weight = resized(part, part.weight)

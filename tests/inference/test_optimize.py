@@ -192,7 +192,7 @@ def test_a_rounded_head_takes_no_tokens(model, quantize):
     """Whether it was tied to the embedding or not; nothing is changed by the attempt."""
     zoo.optimize(model, quantize=quantize)
     before = logits(model)
-    with pytest.raises(zoo.UsageError, match="output head has rounded weights.*resize the model before opt"):
+    with pytest.raises(zoo.UsageError, match=r"output head has rounded weights.*resize the model before opt"):
         model.resize_token_embeddings(700)
     assert model.resize_token_embeddings(model.config.vocab_size).num_embeddings == before.shape[-1]
     assert torch.equal(logits(model), before)
