@@ -199,21 +199,24 @@ def _read_entry(
 
 def _counts(value: Any) -> tuple[int, ...] | None:
     """A JSON list of a few counts that fit 63 bits, so that their product is cheap; otherwise None."""
-    good = (
-        isinstance(value, list) and len(value) <= 64 and all(type(n) is int and 0 <= n < 2**63 for n in value)
-    )
-    return tuple(value) if good else None
+    if not isinstance(value, list) or len(value) > 64:
+        return None
+    for count in value:
+        if type(count) is not int or not 0 <= count < 2**63:
+            return None
+    return tuple(value)
 
 
 def parse_json_object(text: bytes, what: str) -> dict[str, Any]:
     """`text` as a JSON object without duplicate keys, or a CheckpointError that calls it `what`."""
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        counts = Counter(key for key, _ in pairs)
-        twice = [key for key, count in counts.items() if count > 1]
-        if twice:
-            raise CheckpointError(f"{what} has the key {twice[0]!r} twice")
-        return dict(pairs)
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            counts = Counter(key for key, _ in pairs)
+            twice = next(key for key, count in counts.items() if count > 1)
+            raise CheckpointError(f"{what} has the key {twice!r} twice")
+        return found
 
     try:
         found = json.loads(text.decode(), object_pairs_hook=unique)

@@ -19,6 +19,7 @@ two could take one key or give one name, so that neither direction depends on th
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -188,8 +189,7 @@ def renames(table: str) -> Rules:
     return Rules(*rules)
 
 
-@dataclass(frozen=True)
-class Link:
+class Link(NamedTuple):
     """A rule applied to actual names: the tensors `keys` of a checkpoint are the tensors `names` of a module.
 
     `shapes` are those of `names`, `key_shapes` those that `keys` must have.
@@ -244,13 +244,13 @@ class KeyMap:
         found = []
         for carried in self._carriers:
             for name, holes in carried.ours[0].matches(known):
-                names = (name, *(ours.fill(holes) for ours in carried.ours[1:]))
+                names = (name, *[ours.fill(holes) for ours in carried.ours[1:]])
                 absent = [other for other in names if other not in shapes]
                 if absent:
                     raise ValueError(f"{carried.rule} gives {name}, but there is no {', '.join(absent)}")
-                ours = tuple(tuple(shapes[other]) for other in names)
+                ours = tuple([tuple(shapes[other]) for other in names])
                 theirs = tuple(carried.rule.their_shapes(ours))
-                keys = tuple(carried.key(holes, e) for e in range(len(theirs)))
+                keys = tuple(carried.keys(holes, len(theirs)))
                 found.append(Link(carried.rule, keys, names, ours, theirs))
         return found
 
@@ -331,8 +331,11 @@ class _Carried:
                 + (", except one of theirs that numbers the rows" if isinstance(rule, Stack) else "")
             )
 
-    def key(self, holes: Mapping[str, str], row: int) -> str:
-        return self.theirs.fill(holes if self.counter is None else {**holes, self.counter: str(row)})
+    def keys(self, holes: Mapping[str, str], count: int) -> list[str]:
+        """Those of the `count` tensors of theirs that go with names of ours with these fills."""
+        if self.counter is None:
+            return [self.theirs.fill(holes)]
+        return [self.theirs.fill({**holes, self.counter: str(row)}) for row in range(count)]
 
 
 def _below(theirs: str, text: str) -> Template:

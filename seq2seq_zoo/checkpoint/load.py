@@ -119,6 +119,9 @@ def match_keys(plan: Plan, weights: Weights, key_map: KeyMap) -> KeyMatch:
     found = KeyMatch()
     candidates: dict[str, list[tuple[bool, bool, str]]] = {}
     for key in weights:
+        if key in wanted:  # most often
+            candidates.setdefault(key, []).append((False, False, key))
+            continue
         for rank, spelling in enumerate(key_map.spellings(key)):
             meant, is_copy = _meaning(spelling, wanted, plan, key_map)
             if meant is not None:
@@ -153,33 +156,34 @@ def _check(
     found: KeyMatch, plan: Plan, weights: Weights, ignore_mismatched_sizes: bool
 ) -> tuple[list[str], list[Link]]:
     """The faults, in words, and the links that can be loaded."""
-    faults, fitting = [], []
+    faults: list[str] = []
+    fitting: list[Link] = []
     for link in plan.links:
-        absent = [key for key in link.keys if key not in found.sources]
-        if len(absent) == len(link.keys):
+        sources = [found.sources[key] for key in link.keys if key in found.sources]
+        if not sources:
             continue
-        ours = ", ".join(f"{name} {list(shape)}" for name, shape in zip(link.names, link.shapes, strict=True))
-        if absent:
-            faults.append(f"  {len(absent)} of {len(link.keys)} tensors of {ours} absent: {_some(absent)}")
-            continue
-        sources = [found.sources[key] for key in link.keys]
         floating = plan.tensors[link.names[0]].dtype.is_floating_point
         strange = [key for key in sources if weights.dtype(key).is_floating_point != floating]
-        unequal = [
-            f"  shape: {key} {list(weights.shape(key))} → {ours}"
-            + (f", which needs {list(shape)}" if shape not in link.shapes else "")
-            for key, shape in zip(sources, link.key_shapes, strict=True)
-            if weights.shape(key) != shape
-        ]
-        if strange:
+        fits = tuple(map(weights.shape, sources)) == link.key_shapes
+        if fits and not strange:
+            fitting.append(link)
+            continue
+        ours = ", ".join(f"{name} {list(shape)}" for name, shape in zip(link.names, link.shapes, strict=True))
+        if len(sources) < len(link.keys):
+            absent = [key for key in link.keys if key not in found.sources]
+            faults.append(f"  {len(absent)} of {len(link.keys)} tensors of {ours} absent: {_some(absent)}")
+        elif strange:
             kind = "floating-point" if floating else "integer"
             faults += [f"  dtype: {key} is {weights.dtype(key)} → {ours} is {kind}" for key in strange]
-        elif unequal and ignore_mismatched_sizes:
+        elif ignore_mismatched_sizes:
             found.report.mismatched_keys += sources
-        elif unequal:
-            faults += unequal
         else:
-            fitting.append(link)
+            faults += [
+                f"  shape: {key} {list(weights.shape(key))} → {ours}"
+                + (f", which needs {list(shape)}" if shape not in link.shapes else "")
+                for key, shape in zip(sources, link.key_shapes, strict=True)
+                if weights.shape(key) != shape
+            ]
     return faults, fitting
 
 
@@ -271,18 +275,21 @@ class _Filler:
         if not declared.is_floating_point:
             return declared
         dtype = self.dtype or stored
-        names = self.plan.tied[name]
-        kept = any(fnmatchcase(n, pattern) for n in names for pattern in self.keep_float32)
-        return torch.float32 if dtype == torch.float16 and kept else dtype
+        if dtype == torch.float16:
+            names = self.plan.tied[name]
+            if any(fnmatchcase(n, pattern) for n in names for pattern in self.keep_float32):
+                return torch.float32
+        return dtype
 
     def _put(self, name: str, tensor: Tensor) -> Tensor:
         old = self.plan.tensors[name]
-        new = (
-            nn.Parameter(tensor, requires_grad=old.requires_grad) if isinstance(old, nn.Parameter) else tensor
-        )
+        learnt = isinstance(old, nn.Parameter)
+        new = nn.Parameter(tensor, old.requires_grad) if learnt else tensor
         for tied in self.plan.tied[name]:
-            owner, _, leaf = tied.rpartition(".")
-            setattr(self.owners[owner], leaf, new)
+            path, _, leaf = tied.rpartition(".")
+            owner = self.owners[path]
+            # As setattr does in the end, which first asks of every name what it is.
+            (owner._parameters if learnt else owner._buffers)[leaf] = new
         self.filled.add(name)
         return new
 
@@ -296,10 +303,10 @@ class _Filler:
                 tensor = self._put(name, _unset(old.shape, dtype, self.device))
                 fresh.setdefault(self.owners[name.rpartition(".")[0]], []).append(tensor)
         for owner in self.owners.values():
-            for key, buffer in list(owner.named_buffers(recurse=False)):
-                if buffer.is_meta:  # not persistent: no checkpoint stores it
+            for key, buffer in owner._buffers.items():
+                if buffer is not None and buffer.is_meta:  # not persistent: no checkpoint stores it
                     unset = _unset(buffer.shape, buffer.dtype, self.device)
-                    setattr(owner, key, unset)
+                    owner._buffers[key] = unset
                     fresh.setdefault(owner, []).append(unset)
         for owner, tensors in fresh.items():
             _initialise(owner, {id(tensor) for tensor in tensors}, initialise)

@@ -49,22 +49,17 @@ def make_plan(module: nn.Module, key_map: KeyMap) -> Plan:
     tied: dict[str, tuple[str, ...]] = {}
     copies: dict[str, str] = {}
     for link in key_map.links({name: tuple(tensor.shape) for name, tensor in tensors.items()}):
-        identities = [id(tensors[name]) for name in link.names]
-        primary = carriers.get(identities[0])
+        primary = carriers.get(id(tensors[link.names[0]]))
         if primary is not None and isinstance(link.rule, Rename) and isinstance(primary.rule, Rename):
             copies[link.keys[0]] = primary.keys[0]
             continue
-        twice = [
-            name
-            for name, identity in zip(link.names, identities, strict=True)
-            if identity in carriers or identities.count(identity) > 1
-        ]
-        if twice:
-            raise CheckpointError(f"{link.rule} fills {twice[0]}, a tied tensor that is filled already")
         links.append(link)
-        for name, identity in zip(link.names, identities, strict=True):
+        for name in link.names:
+            identity = id(tensors[name])
+            if identity in carriers:
+                raise CheckpointError(f"{link.rule} fills {name}, a tied tensor that is filled already")
             carriers[identity] = link
-            tied[name] = (name, *(other for other in names_of[identity] if other != name))
+            tied[name] = (name, *[other for other in names_of[identity] if other != name])
 
     uncovered = [names[0] for identity, names in names_of.items() if identity not in carriers]
     if uncovered:

@@ -206,15 +206,15 @@ class Model(nn.Module, Pushable):
                 kind = type(quantization_config).__name__
                 raise ConfigError(f"quantization_config is a {kind}; it must be a BitsAndBytesConfig")
             quantization_config.check(cls.__name__)
-        cfg = cls._config_for(where, config, hub, config_overrides)
-        wanted = dtype if torch_dtype is None else torch_dtype
-        if wanted in ("auto", None):
-            chosen = cfg.dtype if wanted == "auto" else torch.get_default_dtype()
-        else:
-            chosen = dtype_named(wanted)
-        weights = open_weights(where, **hub)
-        cls.settle_config(cfg, weights)
         with _uncollected():
+            cfg = cls._config_for(where, config, hub, config_overrides)
+            wanted = dtype if torch_dtype is None else torch_dtype
+            if wanted in ("auto", None):
+                chosen = cfg.dtype if wanted == "auto" else torch.get_default_dtype()
+            else:
+                chosen = dtype_named(wanted)
+            weights = open_weights(where, **hub)
+            cls.settle_config(cfg, weights)
             with torch.device("meta"), WithoutValues():
                 model = cls(cfg)
             report = load_weights(
@@ -227,10 +227,10 @@ class Model(nn.Module, Pushable):
                 ignore_mismatched_sizes=ignore_mismatched_sizes,
                 initialise=model.initialise,
             )
-        if resolve_file(where, GENERATION_CONFIG, required=False, **hub) is not None:
-            model.generation_config = GenerationConfig.from_pretrained(where, **hub)
-        model.config.dtype = model.dtype
-        model.eval()
+            if resolve_file(where, GENERATION_CONFIG, required=False, **hub) is not None:
+                model.generation_config = GenerationConfig.from_pretrained(where, **hub)
+            model.config.dtype = model.dtype
+            model.eval()
         if quantization_config is not None:
             quantization_config.quantize(model)
         return (model, _info(report)) if output_loading_info else model
@@ -308,7 +308,9 @@ class Model(nn.Module, Pushable):
         """Train, or (`mode` False, as `eval` says it) infer; then linear layers suit themselves to the number
         of rows (see `layers.linear`)."""
         super().train(mode)
-        for_inference(self, not mode)
+        for part in self.children():
+            if not isinstance(part, Model):  # which has done so itself
+                for_inference(part, not mode)
         return self
 
     @property
