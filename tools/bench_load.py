@@ -7,7 +7,7 @@
 
 Each side runs in processes of its own, in turn, and the best of `--runs` counts. `import` is what the library
 costs beyond torch; `first load` is what a script waits for, which loads once, and `later load` the best of
-three more (the file is in the system's cache for all). `memory` is how far resident memory rose at its peak,
+ten more (the file is in the system's cache for all). `memory` is how far resident memory rose at its peak,
 as a share of the model's size: while loading, and until every weight has been read, when 1.00 is the mapped
 file and no copy. Only the ratios mean anything on a shared machine.
 """
@@ -56,7 +56,7 @@ def measure(side: str, folder: str, name: str, dtype: str) -> None:
         figures["checksum"] = sum(float(p.sum()) for p in model.parameters())
     figures["once read"] = (peak() - before) / size
     del model
-    figures["later load"] = min(load()[1] for _ in range(3))
+    figures["later load"] = min(load()[1] for _ in range(10))
     print(json.dumps(figures))
 
 

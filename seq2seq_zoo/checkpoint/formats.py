@@ -113,12 +113,12 @@ def open_file(path: Path) -> WeightFile:
 
 def open_safetensors(path: Path) -> WeightFile:
     """Read the header; the tensors are mapped one by one, and stay valid when the WeightFile is gone."""
-    from safetensors import SafetensorError, safe_open
-
     infos = read_header(path)
 
     @cache
     def library() -> Any:  # maps the whole file: for systems on which `mapped` does not know how
+        from safetensors import safe_open
+
         return safe_open(path, framework="pt", device="cpu")
 
     def tensor(key: str) -> Tensor:
@@ -126,6 +126,9 @@ def open_safetensors(path: Path) -> WeightFile:
         found = mapped(path, info.begin or 0, info.shape, info.dtype)
         if found is not None:
             return found
+
+        from safetensors import SafetensorError
+
         try:
             value: Tensor = library().get_tensor(key)
         except (SafetensorError, RuntimeError, OverflowError, ValueError) as error:

@@ -248,11 +248,12 @@ class _Filler:
         self.filled: set[str] = set()
 
     def fill(self, link: Link, weights: Weights, keys: Sequence[str]) -> None:
-        stored = reduce(torch.promote_types, map(weights.dtype, keys))
-        if stored.is_floating_point and self.stored is None:
+        kinds = {weights.dtype(key) for key in keys}
+        stored = reduce(torch.promote_types, kinds)
+        if self.stored is None and stored.is_floating_point:
             self.stored = stored
         dtypes = [self._dtype(name, stored) for name in link.names]
-        as_stored = self.device.type == "cpu" and {*dtypes, *map(weights.dtype, keys)} == {stored}
+        as_stored = self.device.type == "cpu" and kinds.union(dtypes) == {stored}
         if isinstance(link.rule, Stack):
             whole = weights.rows(keys) if as_stored else None
             if whole is None:
