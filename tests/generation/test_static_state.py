@@ -1,5 +1,7 @@
 """cache_implementation="static": the texts and scores of the ordinary state, by steps that are all alike."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 
@@ -172,6 +174,24 @@ def test_a_model_in_training_mode_stays_so(taken):
     assert_same(*both(model, ids, attention_mask=mask))
     assert model.training
     assert not taken
+
+
+@pytest.mark.parametrize("name", ["mt5", "mvp with prompts", "phimoe"])
+def test_a_model_made_ready_for_inference(name, taken):
+    model = zoo.optimize(copy_of(name, MAKE[name]()).float())
+    ids, mask = ragged(name)
+    for mode in ({}, {"num_beams": 3}):
+        assert_same(*both(model, ids, attention_mask=mask, **mode))
+    assert len(taken) == 2 * (NEW - 1)
+
+
+def test_two_threads_write_from_one_model():
+    ids = [ragged("mvp", lengths, seed=2)[0] for lengths in ((7, 7), (5, 5))]
+    options = {"max_new_tokens": 30, "eos_token_id": 39, **STATIC}
+    expected = [family("mvp").generate(each, **options).tolist() for each in ids]
+    with ThreadPoolExecutor(2) as pool:
+        written = list(pool.map(lambda each: family("mvp").generate(each, **options).tolist(), ids * 4))
+    assert written == expected * 4
 
 
 def test_the_shortest_text_and_the_longest(taken):
