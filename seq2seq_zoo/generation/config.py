@@ -79,9 +79,9 @@ class GenerationConfig(Pushable):
     """Keep keys and values between steps; False recomputes them."""
     cache_implementation: str | None = None
     """"dynamic", or "static", which writes the same: steps read buffers of the full length, so that all have
-    the same shapes, and on a GPU are compiled into one graph. Worth it there; on a CPU it costs more. What
-    cannot be done so stays dynamic: use_cache=False, drafts, steps of which attentions or hidden states are
-    asked for, MEGA, and BertGeneration with relative distances."""
+    the same shapes, and on a GPU are compiled into one graph. Worth it there; on a CPU it costs a bit more.
+    What cannot be done so stays dynamic: use_cache=False, drafts, steps of which attentions or hidden states
+    are asked for, MEGA, and BertGeneration with relative distances."""
     disable_compile: bool = False
     """On a GPU: static steps one kernel at a time."""
     cache_config: dict[str, Any] | None = None

@@ -14,6 +14,7 @@ It is the same decoding state: between such steps it can be reordered and croppe
 on from it. `compute` is what all steps have in common, tensors alone, for a compiler:
 
     StaticSteps(…, compile=lambda step: torch.compile(step, mode="reduce-overhead"))    CUDA graphs of it
+    torch.export.export(StepModule(steps), (ids, position))                             a file of it
 
 A step reads all of the buffers, so that it costs what the last one will.
 """
@@ -23,7 +24,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .masks import padding_mask
 from .prefix import Prefix
@@ -31,12 +32,12 @@ from .rotary_stack import LongRopeState, RotaryStack
 from .state import DecodingState, GrowingKeyValues, KeysValues, LayerState
 from .transformer import Stack, TransformerLayer
 
-Step = Callable[[Tensor], Tensor]
+Step = Callable[["StaticSteps", Tensor], Tensor]
 
 
 class StaticKeyValues(GrowingKeyValues):
     """Keys and values in buffers [R, H, P + C, E] with room for C tokens from the beginning, and zeros where
-    there are none yet: no number of theirs, masked, is anything but 0."""
+    there are none yet: masked or not, they are multiplied, and must be numbers."""
 
     def __init__(self, held: GrowingKeyValues, capacity: int) -> None:
         super().__init__(capacity)
@@ -51,6 +52,10 @@ class StaticKeyValues(GrowingKeyValues):
         assert self._keys is not None
         assert self._values is not None
         return self._keys, self._values
+
+    def hold(self, keys: Tensor, values: Tensor) -> None:
+        """Go on with other buffers of the same shape."""
+        self._keys, self._values = keys, values
 
     def put(self, position: Tensor, keys: Tensor, values: Tensor) -> KeysValues:
         """Write a token's keys and values [R, H, 1, E] at `position` [1]; return the buffers. Whoever calls
@@ -96,7 +101,7 @@ class StaticSteps:
     memory, memory_mask   what cross-attention reads, and which of its positions are real, as in `Stack.run`
     prompt_mask    [R, length] which positions held are real; all are, if absent
     lead           [1 or R] how far a row's positions are ahead of its columns (padding: behind); 0, if absent
-    compile        makes of `compute` a function that does the same
+    compile        makes of `StaticSteps.compute` a function that does the same
 
     With LongRoPE, a row that outgrows the short factors is computed again, all of it. That takes an ordinary
     pass, after which static steps can follow: see `is_next`.
@@ -149,10 +154,11 @@ class StaticSteps:
         self.source_mask = decoder._memory_mask(memory, memory_mask, rows, 1)
         border = decoder.border
         self.crossings = set() if border is None else set((border - self.lead).tolist())
-        self._compute: Step = self.compute if compile is None else compile(self.compute)
+        # not of `self`, a circle in which the buffers would wait for Python to look for garbage
+        self._compute: Step = StaticSteps.compute if compile is None else compile(StaticSteps.compute)
         if compile is not None:
             sources = [layer.cross_attention.held or () for layer in self.layers]
-            for tensors in [*sources, *(part.whole for part in self._memories())]:
+            for tensors in [*sources, *(part.whole for part in self.memories())]:
                 for tensor in tensors:  # a graph reads and writes them where they are
                     torch._dynamo.mark_static_address(tensor, guard=False)
 
@@ -170,8 +176,8 @@ class StaticSteps:
                 "and no row may become longer than original_max_position_embeddings"
             )
         self.position.fill_(self.state.length)
-        hidden = self._compute(ids)
-        for part in self._memories():
+        hidden = self._compute(self, ids)
+        for part in self.memories():
             part.length += 1
         self.state.advance(1)
         return hidden
@@ -212,10 +218,48 @@ class StaticSteps:
         )
         return out.last
 
-    def _memories(self) -> list[StaticKeyValues]:
+    def stand_at(self, position: Tensor) -> None:
+        """Let the next call of `compute` take `position` [1] from this tensor."""
+        self.position = position
+        for column in self._next_columns():
+            column.position = position
+
+    def memories(self) -> list[StaticKeyValues]:
         """All the buffers."""
-        columns = [layer.self_attention for layer in self.layers] + [self.read]
-        return [column.buffers for column in columns if isinstance(column, NextColumn)]
+        return [column.buffers for column in self._next_columns()]
+
+    def _next_columns(self) -> list[NextColumn]:
+        every = [layer.self_attention for layer in self.layers] + [self.read]
+        return [column for column in every if isinstance(column, NextColumn)]
+
+
+class StepModule(nn.Module):
+    """One step as a module, for torch.export: ids [R, 1] and position [1] → hidden vectors [R, 1, D].
+
+    The state is its buffers, which each call writes to, and so do calls of the graph it is exported to. The
+    `position` is the number of tokens held: counting, and what `is_next` says, are the caller's affair.
+    """
+
+    def __init__(self, steps: StaticSteps) -> None:
+        super().__init__()
+        self.decoder, self.steps = steps.decoder, steps
+        for number, part in enumerate(steps.memories()):
+            for name, buffer in zip(("keys", "values"), part.whole, strict=True):
+                self.register_buffer(f"{name}{number}", buffer.clone())
+
+    def forward(self, ids: Tensor, position: Tensor) -> Tensor:
+        """A tracer puts its own tensors in the place of the buffers, so these are handed over each time."""
+        steps, parts = self.steps, self.steps.memories()
+        before = steps.position, [part.whole for part in parts]
+        try:
+            steps.stand_at(position)
+            for number, part in enumerate(parts):
+                part.hold(getattr(self, f"keys{number}"), getattr(self, f"values{number}"))
+            return steps.compute(ids)
+        finally:
+            steps.stand_at(before[0])
+            for part, buffers in zip(parts, before[1], strict=True):
+                part.hold(*buffers)
 
 
 def _growing(layer: LayerState) -> GrowingKeyValues:

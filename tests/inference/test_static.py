@@ -1,10 +1,13 @@
 """Static steps: the tokens of ordinary ones, from one graph that no step makes anew."""
 
+import gc
+import weakref
+
 import pytest
 import torch
 
 import seq2seq_zoo as zoo
-from seq2seq_zoo.layers.static import StaticSteps
+from seq2seq_zoo.layers.static import StaticSteps, StepModule
 from tests.generation.families import LONG, PHIMOE
 from tests.inference.conftest import arguments
 
@@ -127,6 +130,28 @@ def test_one_graph_serves_rotary_steps():
     torch._dynamo.reset()
 
 
+@pytest.mark.parametrize("model", ["mt5", "mvp-prompt", "phimoe"], indirect=True)
+@torch.no_grad()
+def test_a_step_is_exported(model):
+    """The graph's state is its own: it is what changes, and the steps can go on from theirs."""
+    if model.config.is_encoder_decoder:
+        stack, options, ids, state, _ = begin(model)
+        steps = static(stack, options, begin(model)[3])
+    else:
+        stack, options, ids = model.model.stack, {}, torch.randint(4, 300, (2, 4))
+        state, other = stack.new_state(capacity=20), stack.new_state(capacity=20)
+        for each in (state, other):
+            stack.run(ids, state=each)
+        steps = StaticSteps(stack, other, capacity=20)
+    example = ids[:, :1].contiguous(), torch.tensor([4])
+    graph = torch.export.export(StepModule(steps).eval(), example).module()
+    for new in torch.randint(4, 300, (3, 2, 1)):
+        position = torch.tensor([state.length])
+        expected = stack.run(new, state=state, **options).last
+        torch.testing.assert_close(graph(new, position), expected, rtol=0, atol=1e-5)
+        torch.testing.assert_close(steps.step(new), expected, rtol=0, atol=1e-5)
+
+
 @pytest.mark.parametrize("model", ["mt5"], indirect=True)
 @torch.no_grad()
 def test_the_state_is_reordered_and_cropped_between_steps(model):
@@ -175,6 +200,23 @@ def test_refusals(model):
     steps.step(ids[:, :1])
     with pytest.raises(ValueError, match="5 tokens are held, and capacity is 5; there must be room"):
         steps.step(ids[:, :1])
+
+
+@pytest.mark.parametrize("model", ["mt5"], indirect=True)
+@torch.no_grad()
+def test_the_buffers_go_with_the_steps(model):
+    """At once, and not when Python next looks for garbage: they are large."""
+    stack, options, ids, state, _ = begin(model)
+    steps = static(stack, options, state)
+    steps.step(ids[:, :1])
+    held = weakref.ref(steps.memories()[0].whole[0])
+    gc.disable()
+    try:
+        assert held() is not None
+        del steps, state
+        assert held() is None
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("model", ["mega"], indirect=True)
