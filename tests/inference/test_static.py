@@ -92,6 +92,35 @@ def test_one_graph_serves_all_steps_of_all_texts(model):
     torch._dynamo.reset()
 
 
+@pytest.mark.parametrize("model", ["mt5"], indirect=True)
+@torch.no_grad()
+def test_texts_of_many_lengths_share_a_graph(model):
+    """The second length makes the compiler leave the length open, and the others find that graph."""
+    model.get_decoder().layers = model.get_decoder().layers[:1]
+    torch._dynamo.reset()
+    graphs = []
+
+    def backend(graph, _):
+        graphs.append(graph)
+        return graph.forward
+
+    stack, options, _, state, last = begin(model)
+    expected, _ = tokens_of(ordinary(stack, options, state), last, head_of(model))
+    memory, mask = options["memory"], options["memory_attention_mask"]
+    for capacity in (20, 24, 31, 40):
+        steps = StaticSteps(
+            stack,
+            begin(model)[3],
+            capacity=capacity,
+            memory=memory,
+            memory_mask=mask,
+            compile=lambda step: torch.compile(step, backend=backend),
+        )
+        assert torch.equal(tokens_of(steps.step, last, head_of(model))[0], expected)
+    assert len(graphs) == 2
+    torch._dynamo.reset()
+
+
 @torch.no_grad()
 def test_one_graph_serves_rotary_steps():
     """Around a window of 4, beside the experts, and on both sides of LongRoPE's border at 12."""
