@@ -48,7 +48,7 @@ DTYPES = {
 }
 LONGEST_HEADER = 100_000_000  # the format's own limit
 PIECE = 2**24
-"""How many bytes are read at once where they are converted."""
+"""How many bytes are mapped at once where they are converted."""
 
 
 @dataclass(frozen=True)
@@ -76,26 +76,31 @@ class WeightFile:
     tensor: Callable[[str], Tensor]
 
     def read(self, key: str, into: Tensor) -> None:
-        """Copy a tensor into another of its shape: read, and converted to that one's dtype, in pieces.
+        """Copy a tensor into another of its shape: mapped, and converted to that one's dtype, in pieces.
 
-        Of a mapped one, what was looked at would stay in memory as long as anything of the file is in use.
+        Mapped as a whole, all that was looked at would be in memory beside what it is converted to.
         """
         info = self.infos[key]
         if info.begin is None:
             into.copy_(self.tensor(key))
             return
-        room = torch.empty(min(info.bytes, PIECE) // info.dtype.itemsize, dtype=info.dtype)
-        with open(info.file, "rb", buffering=0) as file:
-            file.seek(info.begin)
-            for piece in into.view(-1).split(max(len(room), 1)):  # type: ignore[no-untyped-call]
-                bytes_ = room[: len(piece)].view(torch.uint8).numpy().data
-                got = 0
-                while got < len(bytes_):
-                    step = file.readinto(bytes_[got:])
-                    if not step:
-                        raise CheckpointError(f"{info.file} has lost the data of {key!r} since it was opened")
-                    got += step
-                piece.copy_(room[: len(piece)])
+        begin = info.begin
+        for piece in into.view(-1).split(max(PIECE // info.dtype.itemsize, 1)):  # type: ignore[no-untyped-call]
+            end = begin + len(piece) * info.dtype.itemsize
+            if info.file.stat().st_size < end:
+                raise CheckpointError(f"{info.file} has lost the data of {key!r} since it was opened")
+            values = mapped(info.file, begin, piece.shape, info.dtype)
+            piece.copy_(_unmapped(info.file, begin, piece.shape, info.dtype) if values is None else values)
+            begin = end
+
+
+def _unmapped(path: Path, begin: int, shape: torch.Size, dtype: torch.dtype) -> Tensor:
+    """The tensor that begins at this byte of a file, copied from it: where nothing can be mapped."""
+    values = torch.empty(shape, dtype=dtype)
+    with open(path, "rb") as file:
+        file.seek(begin)
+        file.readinto(values.view(torch.uint8).numpy().data)
+    return values
 
 
 def open_file(path: Path) -> WeightFile:

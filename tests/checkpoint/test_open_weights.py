@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from seq2seq_zoo.checkpoint import open_weights
+from seq2seq_zoo.checkpoint import formats, mapping, open_weights
 from seq2seq_zoo.errors import CheckpointError
 from tests.hub_cache import make_hub_cache
 
@@ -526,3 +526,28 @@ def test_an_unreadable_file(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").chmod(0)
     with pytest.raises(CheckpointError, match="cannot be read"):
         open_weights(tmp_path)
+
+
+def test_a_file_that_shrinks_while_it_is_read(tmp_path: Path) -> None:
+    """Said, where reading on would end the process: there is nothing behind a mapped file's end."""
+    path = tmp_path / "model.safetensors"
+    safetensors.torch.save_file({"a": torch.zeros(50_000)}, path)
+    weights = open_weights(tmp_path)
+    os.truncate(path, 100_000)
+    with pytest.raises(CheckpointError, match=r"has lost the data of 'a' since it was opened"):
+        weights.read("a", torch.empty(50_000, dtype=torch.bfloat16))
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_reading_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, known: bool) -> None:
+    """Converted, whether or not pieces can be mapped, the last one shorter than the others."""
+    monkeypatch.setattr(formats, "PIECE", 4096)
+    if not known:
+        monkeypatch.setattr(mapping, "_known_system", lambda: False)
+    tensors = {"a": torch.randn(7, 1000), "b": torch.randn(()), "c": torch.empty(0, 3)}
+    safetensors.torch.save_file(tensors, tmp_path / "model.safetensors")
+    weights = open_weights(tmp_path)
+    for key, tensor in tensors.items():
+        into = torch.empty(tensor.shape, dtype=torch.bfloat16)
+        weights.read(key, into)
+        assert torch.equal(into, tensor.bfloat16())
