@@ -29,6 +29,9 @@ from .frozen import FrozenLinear
 FEW = 16
 """Up to so many rows the kernels that unpack as they multiply are worth it."""
 
+LANES = 16
+"""The kernel of int8 weights reads so many inputs at a time, if need be beyond the end."""
+
 SHORT = (torch.float32, torch.float16, torch.bfloat16)
 """The dtypes of x that may be rounded to bfloat16; float64 is there to be exact."""
 
@@ -64,7 +67,7 @@ class Int8Linear(FrozenLinear):
         self.scales = self.scales.to(dtype)
 
     def product(self, x: Tensor) -> Tensor:
-        if x.shape[0] > FEW or x.dtype not in SHORT or not has_int8_kernel():
+        if x.shape[0] > FEW or x.shape[1] % LANES or x.dtype not in SHORT or not has_int8_kernel():
             return product_by_parts(x, self.integers, self.scales, self.bias)
         # the kernel would want the scales in bfloat16 too, and round them
         y = torch._weight_int8pack_mm(x.bfloat16(), self.integers, self.ones).to(x.dtype)

@@ -311,6 +311,15 @@ def test_int4_gives_way_to_int8_where_a_shape_does_not_fit():
     assert "int8" in repr(model[1])
 
 
+@pytest.mark.parametrize("inputs", [12, 20, 24, 48])
+def test_int8_of_any_width(inputs):
+    """PyTorch's kernel reads sixteen inputs at a time, without asking whether there are so many."""
+    linear, x = nn.Linear(inputs, 32).eval(), torch.randn(3, inputs)
+    expected = linear(x)
+    zoo.optimize(linear, quantize="int8")
+    assert error(linear(x), expected) < LIMITS["int8"]
+
+
 def test_columns_of_zeros():
     for quantize in ("int8", "int8-dynamic", "int4"):
         model = nn.Sequential(nn.Linear(32, 32))
