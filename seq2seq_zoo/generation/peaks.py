@@ -60,7 +60,7 @@ def log_sum_exp(scores: Tensor, largest: Tensor) -> Tensor:
     """log Σ exp(s) of each row, whose `largest` [R, 1] is known: [R, V], of any dtype → [R, 1] float32."""
     rows, width = scores.shape
     total = torch.zeros_like(largest)
-    piece = max(PIECE // rows, BLOCK)
+    piece = max(PIECE // max(rows, 1), BLOCK)
     for start in range(0, width, piece):
         below = scores[:, start : start + piece] - largest
         # some processors take forty times as long for an exponential that underflows

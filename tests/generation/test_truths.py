@@ -260,6 +260,7 @@ def test_log_sum_exp_is_torchs(dtype):
     largest = scores.amax(dim=-1, keepdim=True).float()
     expected = scores.double().logsumexp(dim=-1, keepdim=True)
     torch.testing.assert_close(log_sum_exp(scores, largest).double(), expected, rtol=1e-6, atol=1e-6)
+    assert log_sum_exp(scores[:0], largest[:0]).shape == (0, 1)
 
 
 @pytest.mark.parametrize("keep", [1, 3])
