@@ -23,11 +23,13 @@ from . import packed
 
 
 class ExpertPack(NamedTuple):
-    """The packed matrices of one expert, [2 F, D] and [D, F], and what they are copies of."""
+    """The packed matrices of one expert, [2 F, D] and [D, F], and what they are copies of, which is held (see
+    `packed.Pack`)."""
 
     gate_up: Tensor
     down: Tensor
     source: tuple[int, ...]
+    held: tuple[Tensor, Tensor, Tensor]
 
 
 class PackedExperts(Experts):
@@ -69,7 +71,8 @@ class PackedExperts(Experts):
         pack = self._packs.get(expert)
         if pack is None or pack.source != source:
             gate, up, down = (stack.weight[expert].detach() for stack in (self.gate, self.up, self.down))
-            pack = ExpertPack(packed.pack_weight(torch.cat([gate, up])), packed.pack_weight(down), source)
+            gate_up, packed_down = packed.pack_weight(torch.cat([gate, up])), packed.pack_weight(down)
+            pack = ExpertPack(gate_up, packed_down, source, (gate, up, down))
             self._packs[expert] = pack
         return pack
 
@@ -79,6 +82,11 @@ class PackedExperts(Experts):
             self.__class__ = Experts  # type: ignore[assignment]
             return Experts.train(self, mode)
         return super().train(mode)
+
+    def _apply(self, function: Callable[[Tensor], Tensor], recurse: bool = True) -> PackedExperts:
+        self._packs = {}
+        super()._apply(function, recurse)  # type: ignore[no-untyped-call]
+        return self
 
     def __getstate__(self) -> dict[str, Any]:
         """What a copy or a pickle takes along: not the packs."""

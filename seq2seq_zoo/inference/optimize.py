@@ -52,6 +52,7 @@ def optimize(model: ModelT, *, dtype: torch.dtype | str | None = None, quantize:
     wanted = _dtype(dtype)
     _check(model, wanted, quantize)
     on_cpu = next(model.parameters()).device.type == "cpu"
+    model.train()  # lets go of what an earlier call has packed
     model.eval()
     if not on_cpu:
         _cast(model, wanted)

@@ -15,7 +15,7 @@ layer: it saves, moves and loads as ever, and training drops the copy.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -34,10 +34,13 @@ class Pack(NamedTuple):
 
     weight: Tensor
     source: tuple[int, ...]
+    held: Tensor
+    """The weight that was copied: while it is held, no other one can come to lie in its place."""
 
 
 def source_of(tensors: Iterable[Tensor]) -> tuple[int, ...]:
-    """The places and versions of tensors, which change when one of them is exchanged or written to."""
+    """The places and versions of tensors, which change when one of them is exchanged or written to; as long
+    as somebody holds what they were, for else another tensor may be given the place."""
     return tuple(
         number
         for tensor in tensors
@@ -68,7 +71,8 @@ class PackedLinear(Linear):
         """The packed copy of the weight as it is now."""
         pack, source = self._pack, source_of([weight])
         if pack is None or pack.source != source:
-            self._pack = pack = Pack(pack_weight(weight.detach()), source)
+            weight = weight.detach()
+            self._pack = pack = Pack(pack_weight(weight), source, weight)
         return pack.weight
 
     def train(self, mode: bool = True) -> PackedLinear:
@@ -78,6 +82,12 @@ class PackedLinear(Linear):
             nn.Linear.train(self, mode)
             return self
         return super().train(mode)
+
+    def _apply(self, function: Callable[[Tensor], Tensor], recurse: bool = True) -> PackedLinear:
+        """What `to`, `half`, `cuda` and their like come to: the copy is of what is no more."""
+        self._pack = None
+        super()._apply(function, recurse)  # type: ignore[no-untyped-call]
+        return self
 
     def __getstate__(self) -> dict[str, Any]:
         """What a copy or a pickle of the layer takes along: not the pack."""

@@ -60,18 +60,19 @@ class Int8Linear(FrozenLinear):
 
     def take(self, weight: Tensor) -> None:
         self.integers, scales = round_to_int8(weight)
-        self.scales = scales.to(weight.dtype)
+        self.scales = scales.to(_summed_in(weight.dtype))
         self.ones = torch.ones_like(scales, dtype=torch.bfloat16)
 
     def cast(self, dtype: torch.dtype) -> None:
-        self.scales = self.scales.to(dtype)
+        self.scales = self.scales.to(_summed_in(dtype))
 
     def product(self, x: Tensor) -> Tensor:
         if x.shape[0] > FEW or x.shape[1] % LANES or x.dtype not in SHORT or not has_int8_kernel():
             return product_by_parts(x, self.integers, self.scales, self.bias)
         # the kernel would want the scales in bfloat16 too, and round them
-        y = torch._weight_int8pack_mm(x.bfloat16(), self.integers, self.ones).to(x.dtype)
-        return y.mul_(self.scales) if self.bias is None else torch.addcmul(self.bias, y, self.scales)
+        y = torch._weight_int8pack_mm(x.bfloat16(), self.integers, self.ones).to(self.scales.dtype)
+        y = y.mul_(self.scales) if self.bias is None else torch.addcmul(self.bias, y, self.scales)
+        return y.to(x.dtype)
 
 
 class DynamicInt8Linear(FrozenLinear):
@@ -137,12 +138,20 @@ def round_to_int4(weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def product_by_parts(x: Tensor, integers: Tensor, scales: Tensor, bias: Tensor | None) -> Tensor:
-    """x [R, D] and W = scale · q [F, D] → x Wᵀ + bias, a part of W at a time: no whole unpacked W is held."""
+    """x [R, D] and W = scale · q [F, D] → x Wᵀ + bias, a part of W at a time: no whole unpacked W is held.
+    Sums are in the dtype of `scales`."""
     found = x.new_empty(x.shape[0], integers.shape[0])
+    wide = x.to(scales.dtype)
     for start in range(0, integers.shape[0], 4096):
         part = slice(start, start + 4096)
-        found[:, part] = F.linear(x, integers[part].to(x.dtype)) * scales[part]
+        found[:, part] = F.linear(wide, integers[part].to(wide.dtype)) * scales[part]
     return found if bias is None else found + bias
+
+
+def _summed_in(dtype: torch.dtype) -> torch.dtype:
+    """The dtype for sums of x · q before they are scaled, up to 127 times as large as the weight's own: too
+    large for float16."""
+    return torch.float32 if dtype is torch.float16 else dtype
 
 
 # ---- what this machine and this PyTorch have ----

@@ -5,17 +5,18 @@
        └─ value                         └─ value
 
 In a step of decoding a product of few rows has to be begun, and its weight found in memory, before it reads
-at full speed: one large product does that once. Where a layer of the three would read its own weight and not
-a packed copy, or is watched by a hook, or is no longer a packed layer, each makes its own product.
+at full speed: one large product does that once. Where query would read its own weight and not a packed copy,
+or one of the three is watched by a hook, or is no longer a packed layer, each makes its own product.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import _has_any_global_hook
 
 from ..layers.attention import Attention
 from ..layers.linear import is_free, processor, weight_and_bias
@@ -25,12 +26,13 @@ from .packed import PackedLinear
 
 class Together(NamedTuple):
     """The packed weights of several layers [F1 + F2 + …, D], their biases, how many outputs each has, and
-    what these are copies of."""
+    what these are copies of, which is held (see `packed.Pack`)."""
 
     weight: Tensor
     bias: Tensor | None
     outputs: list[int]
     source: tuple[int, ...]
+    held: list[Tensor]
 
 
 class PackedAttention(Attention):
@@ -60,18 +62,25 @@ class PackedAttention(Attention):
             return self
         return super().train(mode)
 
+    def _apply(self, function: Callable[[Tensor], Tensor], recurse: bool = True) -> PackedAttention:
+        self._together = None
+        super()._apply(function, recurse)  # type: ignore[no-untyped-call]
+        return self
+
     def __getstate__(self) -> dict[str, Any]:
         """What a copy or a pickle takes along: not the pack."""
         return {name: value for name, value in self.__dict__.items() if name != "_together"}
 
 
 def may_join(linears: Sequence[nn.Module], x: Tensor) -> bool:
-    """Whether all of these layers would multiply x by packed weights, and nobody minds that they do so
+    """Whether the first of these layers would multiply x by a packed weight, and nobody minds that all do so
     together."""
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or _has_any_global_hook():  # type: ignore[no-untyped-call]
         return False
     for linear in linears:
         if type(linear) is not PackedLinear or linear._forward_hooks or linear._forward_pre_hooks:
+            return False
+        if "forward" in linear.__dict__:  # exchanged by somebody who wants to be called
             return False
     weight = weight_and_bias(linears[0])[0]  # type: ignore[arg-type]
     rows = x.numel() // weight.shape[1]
@@ -86,6 +95,7 @@ def join(parameters: Sequence[tuple[Tensor, Tensor | None]], source: tuple[int, 
     """Weights and biases of several layers as those of one."""
     weights = [weight.detach() for weight, _ in parameters]
     biases = [bias.detach() for _, bias in parameters if bias is not None]
+    held = [*weights, *biases]
     if biases and len(biases) < len(weights):
         biases = [
             weight.new_zeros(weight.shape[0]) if bias is None else bias.detach()
@@ -93,4 +103,4 @@ def join(parameters: Sequence[tuple[Tensor, Tensor | None]], source: tuple[int, 
         ]
     outputs = [weight.shape[0] for weight in weights]
     bias = torch.cat(biases) if biases else None
-    return Together(packed.pack_weight(torch.cat(weights)), bias, outputs, source)
+    return Together(packed.pack_weight(torch.cat(weights)), bias, outputs, source, held)

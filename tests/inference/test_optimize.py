@@ -107,6 +107,53 @@ def test_nothing_stale_is_kept(model, always_packed):
     assert not logits(model).any()
 
 
+@needs_packs
+def test_another_weight_in_the_same_place_is_another_weight(always_packed):
+    """Exchanged twice between two passes, a weight could come to lie where the one before the last was."""
+    linear, attention = nn.Linear(128, 128).eval(), Attention(128, 4, 32).eval()
+    x = torch.randn(4, 128)
+    for part in (linear, attention):
+        zoo.optimize(part)
+    with torch.inference_mode():
+        for number in range(40):
+            for weight in (torch.full((128, 128), float(number)), torch.full((128, 128), float(-number))):
+                for part in (linear, attention.value):
+                    part.weight = None
+                    part.weight = nn.Parameter(weight.clone())
+            for found in (linear(x) - linear.bias, attention._project(x[None])[2][0] - attention.value.bias):
+                expected = -number * x.sum(1, keepdim=True).expand(4, 128)
+                torch.testing.assert_close(found, expected, rtol=1e-4, atol=0.01)
+
+
+def packs_of(model):
+    """The names of the parts that hold packed copies."""
+    return [
+        name
+        for name, part in model.named_modules()
+        if any(part.__dict__.get(own) for own in ("_pack", "_together", "_packs"))
+    ]
+
+
+@needs_packs
+@pytest.mark.parametrize("model", ["mt5", "phimoe"], indirect=True)
+@pytest.mark.parametrize("again", ["cast", "moved", "optimized", "rounded"])
+def test_packs_go_with_what_they_are_copies_of(model, again, always_packed):
+    zoo.optimize(model)
+    expected = logits(model)
+    assert packs_of(model)
+    if again == "cast":
+        model.double()
+    elif again == "moved":
+        model.to("meta")
+    elif again == "optimized":
+        zoo.optimize(model, dtype="bfloat16")
+    else:
+        zoo.optimize(model, quantize="int8")
+    assert not packs_of(model)
+    if again == "cast":
+        torch.testing.assert_close(logits(model).float(), expected, rtol=0, atol=2e-5)
+
+
 @pytest.fixture
 def products(monkeypatch):
     """The shapes of the packed weights that were multiplied by, in order."""
@@ -131,7 +178,7 @@ def test_query_key_and_value_are_one_product(biases, always_packed, products):
     plain, x = copy.deepcopy(attention), torch.randn(2, 3, 32)
     zoo.optimize(attention)
 
-    def check(shapes):
+    def check(shapes, attention=attention):
         products.clear()
         with torch.inference_mode():
             torch.testing.assert_close(attention(x)[0], plain(x)[0], rtol=0, atol=1e-5)
@@ -150,8 +197,14 @@ def test_query_key_and_value_are_one_product(biases, always_packed, products):
     assert seen == [(2, 3, 16)]
     hook.remove()
     check(joined)
-    copied = copy.deepcopy(attention)
-    torch.testing.assert_close(copied(x)[0], plain(x)[0], rtol=0, atol=1e-5)
+    hook = nn.modules.module.register_module_forward_hook(lambda *given: None)  # of all modules there are
+    check(apart)
+    hook.remove()
+    attention.key.forward = attention.key.forward
+    check(apart)
+    del attention.key.forward
+    check(joined)
+    check(joined, copy.deepcopy(attention))
     attention.train()
     assert type(attention) is Attention
 
@@ -318,6 +371,20 @@ def test_int8_of_any_width(inputs):
     expected = linear(x)
     zoo.optimize(linear, quantize="int8")
     assert error(linear(x), expected) < LIMITS["int8"]
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("rows", [1, 40])
+def test_int8_sums_do_not_outgrow_float16(rows, bias):
+    """The integers are up to 127 times what they stand for: Σ x · q is 243,840 here, Σ x · W is 960."""
+    linear = nn.Linear(64, 32, bias=bias).eval()
+    nn.init.constant_(linear.weight, 0.5)
+    x = torch.full((rows, 64), 30.0, dtype=torch.float16)
+    expected = linear(x.float())
+    zoo.optimize(linear, dtype="float16", quantize="int8")
+    found = linear(x)
+    assert found.dtype == torch.float16
+    assert error(found, expected) < LIMITS["int8"]
 
 
 def test_columns_of_zeros():
