@@ -83,10 +83,11 @@ class NextColumn(GrowingKeyValues):
 
 def can_repeat(decoder: Stack) -> bool:
     """Whether static steps serve a stack. They do not where a layer keeps more than keys and values, as
-    MEGA's do, nor where attention counts distances from the last key, which here lies beyond the text."""
+    MEGA's do, nor where attention counts distances from the last key, which here lies beyond the text; nor
+    are there steps to repeat where there are no layers."""
     if type(decoder).run not in (Stack.run, RotaryStack.run) or not decoder.causal:
         return False
-    return all(
+    return len(decoder.layers) > 0 and all(
         isinstance(layer, TransformerLayer) and layer.self_attention.distances is None
         for layer in decoder.layers
     )
@@ -121,10 +122,12 @@ class StaticSteps:
     ) -> None:
         if not can_repeat(decoder):
             raise ValueError(
-                f"static steps do not serve this {type(decoder).__name__}: it keeps more than keys and "
-                "values, or compares distances (can_repeat)"
+                f"static steps do not serve this {type(decoder).__name__}: it has no layers, keeps more than "
+                "keys and values, or compares distances (can_repeat)"
             )
-        if not 0 < state.length < capacity:
+        if not state.length:
+            raise ValueError("state holds no tokens; static steps go on from an ordinary pass")
+        if state.length >= capacity:
             raise ValueError(f"capacity is {capacity}; it must be above the {state.length} tokens held")
         self.decoder, self.state, self.memory = decoder, state, memory
         self.capacity = capacity

@@ -8,7 +8,7 @@ import torch
 import seq2seq_zoo as zoo
 from seq2seq_zoo.generation import GenerationConfig
 from seq2seq_zoo.layers.static import StaticSteps
-from tests.generation.families import BERT, MAKE, PHIMOE, READS_A_SOURCE, TOKENS, family, like, ragged
+from tests.generation.families import BERT, MAKE, MT5, PHIMOE, READS_A_SOURCE, TOKENS, family, like, ragged
 
 STATIC = {"cache_implementation": "static"}
 MODES = {
@@ -148,6 +148,14 @@ def test_distances_from_the_last_key_take_the_ordinary_state(taken):
     config = zoo.BertGenerationConfig(**BERT, is_decoder=True, position_embedding_type="relative_key")
     model = copy_of("bert", zoo.BertGenerationDecoder(config))
     ids, mask = ragged("bert")
+    assert_same(*both(model, ids, attention_mask=mask))
+    assert not taken
+
+
+def test_a_decoder_without_layers_takes_the_ordinary_state(taken):
+    model = zoo.MT5ForConditionalGeneration(zoo.MT5Config(**MT5 | {"num_decoder_layers": 0})).eval()
+    model.generation_config = GenerationConfig(**TOKENS)
+    ids, mask = ragged("mt5")
     assert_same(*both(model, ids, attention_mask=mask))
     assert not taken
 

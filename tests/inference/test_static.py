@@ -225,6 +225,8 @@ def test_refusals(model):
     stack, _, ids, state, _ = begin(model)
     with pytest.raises(ValueError, match="capacity is 4; it must be above the 4 tokens held"):
         StaticSteps(stack, state, capacity=4)
+    with pytest.raises(ValueError, match="state holds no tokens; static steps go on from an ordinary pass"):
+        StaticSteps(stack, stack.new_state(capacity=8), capacity=8)
     steps = StaticSteps(stack, state, capacity=5)
     steps.step(ids[:, :1])
     with pytest.raises(ValueError, match="5 tokens are held, and capacity is 5; there must be room"):
