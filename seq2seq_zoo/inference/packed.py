@@ -9,8 +9,9 @@ number of rows at hand:
     bfloat16    all read the packed copy
 
 The copy is made when a pass first needs it: a layer that is only read for other numbers of rows, as those
-of an encoder, costs nothing. It is remade where the weight has changed. The layer stays a whole linear
-layer: it saves, moves and loads as ever, and training drops the copy.
+of an encoder, costs nothing. It is remade where the weight has changed, unless through `.data`: of such
+changes PyTorch keeps no count. The layer stays a whole linear layer: it saves, moves and loads as ever, and
+training drops the copy.
 """
 
 from __future__ import annotations

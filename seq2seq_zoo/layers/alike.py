@@ -23,7 +23,8 @@ HOLDING = frozenset({dict, OrderedDict, set})
 
 
 def alike(build: Callable[[], ModuleT], count: int) -> list[ModuleT]:
-    """`count` modules as `build` makes them: the same each time, but for random values."""
+    """`count` modules as `build` makes them: the same each time, but for random values. What it makes shares
+    no parameter with anything else: a copy has its own."""
     if count < 1:
         return []
     first = build()
