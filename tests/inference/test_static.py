@@ -50,6 +50,24 @@ def static(stack, options, state, **kwargs):
     return StaticSteps(stack, state, capacity=20, memory=memory, memory_mask=mask, **kwargs)
 
 
+@pytest.fixture
+def graphs():
+    """Those that were kept: the compiler knows of none before, and of none after."""
+    torch._dynamo.reset()
+    yield []
+    torch._dynamo.reset()
+
+
+def kept_in(graphs, **options):
+    """A compiler that runs a graph as it is, and keeps it."""
+
+    def backend(graph, _):
+        graphs.append(graph)
+        return graph.forward
+
+    return lambda step: torch.compile(step, backend=backend, **options)
+
+
 def head_of(model):
     return model.get_output_embeddings()
 
@@ -70,43 +88,27 @@ def test_static_steps_write_the_same(model, rows_per_source):
 
 @pytest.mark.parametrize("model", ["mt5", "mvp-prompt"], indirect=True)
 @torch.no_grad()
-def test_one_graph_serves_all_steps_of_all_texts(model):
+def test_one_graph_serves_all_steps_of_all_texts(model, graphs):
     """Of one layer: a graph of more is no other, only longer."""
     model.get_decoder().layers = model.get_decoder().layers[:1]
-    torch._dynamo.reset()
-    graphs = []
-
-    def backend(graph, _):
-        graphs.append(graph)
-        return graph.forward
-
-    def compile(step):
-        return torch.compile(step, backend=backend, fullgraph=True, dynamic=False)
-
     stack, options, _, state, last = begin(model)
     expected, _ = tokens_of(ordinary(stack, options, state), last, head_of(model))
+    compile = kept_in(graphs, fullgraph=True, dynamic=False)  # one: another would make graphs of its own
     for _ in range(2):
         steps = static(stack, options, begin(model)[3], compile=compile)
         assert torch.equal(tokens_of(steps.step, last, head_of(model))[0], expected)
     assert len(graphs) == 1
-    torch._dynamo.reset()
 
 
 @pytest.mark.parametrize("model", ["mt5"], indirect=True)
 @torch.no_grad()
-def test_texts_of_many_lengths_share_a_graph(model):
+def test_texts_of_many_lengths_share_a_graph(model, graphs):
     """The second length makes the compiler leave the length open, and the others find that graph."""
     model.get_decoder().layers = model.get_decoder().layers[:1]
-    torch._dynamo.reset()
-    graphs = []
-
-    def backend(graph, _):
-        graphs.append(graph)
-        return graph.forward
-
     stack, options, _, state, last = begin(model)
     expected, _ = tokens_of(ordinary(stack, options, state), last, head_of(model))
     memory, mask = options["memory"], options["memory_attention_mask"]
+    compile = kept_in(graphs)
     for capacity in (20, 24, 31, 40):
         steps = StaticSteps(
             stack,
@@ -114,23 +116,15 @@ def test_texts_of_many_lengths_share_a_graph(model):
             capacity=capacity,
             memory=memory,
             memory_mask=mask,
-            compile=lambda step: torch.compile(step, backend=backend),
+            compile=compile,
         )
         assert torch.equal(tokens_of(steps.step, last, head_of(model))[0], expected)
     assert len(graphs) == 2
-    torch._dynamo.reset()
 
 
 @torch.no_grad()
-def test_one_graph_serves_rotary_steps():
+def test_one_graph_serves_rotary_steps(graphs):
     """Around a window of 4, beside the experts, and on both sides of LongRoPE's border at 12."""
-    torch._dynamo.reset()
-    graphs = []
-
-    def backend(graph, _):
-        graphs.append(graph)
-        return graph.forward
-
     torch.manual_seed(0)
     fields = PHIMOE | LONG | {"sliding_window": 4, "num_hidden_layers": 1}
     model = zoo.PhimoeForCausalLM(zoo.PhimoeConfig(**fields)).eval()
@@ -142,7 +136,7 @@ def test_one_graph_serves_rotary_steps():
         stack,
         states[0],
         capacity=20,
-        compile=lambda step: torch.compile(step, backend=backend, fullgraph=True, dynamic=False),
+        compile=kept_in(graphs, fullgraph=True, dynamic=False),
     )
     taken = 0
     for new in torch.randint(4, 40, (8, 2, 1)):
@@ -156,7 +150,6 @@ def test_one_graph_serves_rotary_steps():
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
     assert taken == 7
     assert len(graphs) == 1
-    torch._dynamo.reset()
 
 
 @pytest.mark.parametrize("model", ["mt5", "mvp-prompt", "phimoe"], indirect=True)
