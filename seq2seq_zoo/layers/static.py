@@ -162,7 +162,9 @@ class StaticSteps:
         if compile is not None:
             sources = [layer.cross_attention.held or () for layer in self.layers]
             for tensors in [*sources, *(part.whole for part in self.memories())]:
-                for tensor in tensors:  # a graph reads and writes them where they are
+                # A graph reads and writes them where they are, with no copy; for the next text's, which lie
+                # elsewhere, nothing is compiled anew (no guard), only the CUDA graph is recorded again.
+                for tensor in tensors:
                     torch._dynamo.mark_static_address(tensor, guard=False)
 
     @property

@@ -63,9 +63,9 @@ class StackDecoding:
         self._state = self._new_state() if use_cache else None
         self._source_memory: DecodingState | None = None  # without a cache: holds the memory's keys
         self._ids: Tensor | None = None  # all ids so far, kept where there is no state
-        self._static: StaticSteps | None = None
-        self._wants_static = self._compiles = False
-        self._follows = False  # whether what is held is as the last ordinary pass left it, and may go on
+        self._wants_static = self._compiles = False  # see make_static
+        self._can_be_static = False  # whether there was an ordinary pass, from which static steps can go on
+        self._static: StaticSteps | None = None  # they, once one was taken
 
     @property
     def state(self) -> DecodingState | None:
@@ -108,7 +108,7 @@ class StackDecoding:
                 return StepOutput(torch.cat(parts, dim=1))
         if self._state is None:
             return self._scored(self._again(ids, output_attentions, output_hidden_states), last)
-        if self._follows and ids.shape[1] == 1 and not output_attentions and not output_hidden_states:
+        if self._can_be_static and ids.shape[1] == 1 and not output_attentions and not output_hidden_states:
             if self._static is None:
                 self._static = self._static_steps(self._state)
             if self._static.is_next:
@@ -128,7 +128,7 @@ class StackDecoding:
                 self._read(ids[:, start:end], None if vectors is None else vectors[:, start:end], shared)
             ids, vectors = ids[:, -wanted:], None if vectors is None else vectors[:, -wanted:]
         out = self._read(ids, vectors, shared, output_attentions, output_hidden_states)
-        self._follows = self._wants_static and self._state.length < self._capacity
+        self._can_be_static = self._wants_static and self._state.length < self._capacity
         step = self._scored(out, last)
         if shared == 1:
             return step
@@ -271,7 +271,7 @@ class StackDecoding:
 
     def crop(self, length: int) -> None:
         """Forget all but the first `length` positions of every row."""
-        self._follows = False
+        self._can_be_static = False
         if self._state is not None:
             self._state.crop(length)
         if self._ids is not None:
