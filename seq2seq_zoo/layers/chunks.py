@@ -62,7 +62,7 @@ class Chunks:
         if size is not None and causal and padding is not None:
             self._begin_at_real_tokens(padding, size)
         if self._columns is None:
-            self.chunks = -(-(self.end - self._base) // self._size)
+            self.chunks = 1 if size is None else (self.end - self._base + size - 1) // size
             self.first = past - self._base
         self._alone = self._columns is None and self.chunks == 1
         if not self._alone:
@@ -73,11 +73,14 @@ class Chunks:
     def _begin_at_real_tokens(self, padding: Tensor, size: int) -> None:
         """Lay the rows out one by one, unless their chunks begin at the same columns as everybody's."""
         leading = (~padding).cumprod(1).sum(1)  # [B]
-        if bool((leading % size == 0).all()):
-            return
         base = leading + (self.past - leading).clamp(min=0) // size * size  # [B]
-        self._base = int(base.min())
-        self.chunks = max(1, -(-(self.end - self._base) // size))
+        if torch.compiler.is_compiling():  # a graph cannot look where they begin
+            self._base = 0
+        elif bool((leading % size == 0).all()):
+            return
+        else:
+            self._base = int(base.min())
+        self.chunks = max(1, (self.end - self._base + size - 1) // size)
         at = torch.arange(self.chunks * size, device=padding.device)
         self._columns = base[:, None] + at
         self._places = torch.arange(self.past, self.end, device=padding.device) - base[:, None]
@@ -94,7 +97,7 @@ class Chunks:
             over = self._base + self.chunks * self._size - self.end
             if padding is not None:
                 held = F.pad(padding[:, self._base :], (0, over))
-            elif over and not causal:  # in a causal model nobody looks so far ahead
+            elif not causal and (torch.compiler.is_compiling() or over):  # causal, nobody looks so far ahead
                 held = torch.arange(self.chunks * self._size, device=device)[None] < self.end - self._base
         if held is not None:
             held = held.reshape(held.shape[0] * self.chunks, keys)
@@ -161,11 +164,13 @@ class Chunks:
     def join(self, x: Tensor, own: Tensor) -> Tensor:
         """What the queries have got, [B, m, l, E], by position again: [B, L, E]. Padding before a row's first
         chunk gets its `own`, [B, L, E]."""
-        x = x.flatten(1, 2)
+        if self._alone:
+            return x.flatten(1, 2)
         if self._places is not None:
             places = self._places.unsqueeze(-1)
-            return torch.where(places < 0, own, x.gather(1, places.clamp(min=0).expand_as(own)))
-        if self._alone:
-            return x
+            return torch.where(places < 0, own, x.flatten(1, 2).gather(1, places.clamp(min=0).expand_as(own)))
         first = self.past - self._base
-        return x[:, first : first + self.queries]
+        if torch.compiler.is_compiling():  # what is cut off a whole number of chunks would be of one length
+            at = torch.arange(first, first + self.queries, device=x.device)
+            return x[:, at // self._size, at % self._size]
+        return x.flatten(1, 2)[:, first : first + self.queries]

@@ -111,7 +111,8 @@ def by_scan(
     returned of a piece of y and of x, [B, n, D] both, while the piece is at hand.
     """
     (rows, length, width), size = x.shape, behind.decay.shape[1]
-    whole = torch.is_grad_enabled() or torch.compiler.is_compiling()
+    tracing = torch.compiler.is_compiling()
+    whole = tracing or torch.is_grad_enabled()
     pieces = [x] if whole else [x[:, at : at + PIECE] for at in range(0, length, PIECE)]
     cuts = [_in_blocks(piece) for piece in pieces]  # [D, B · blocks, S] each
     count = torch.arange(BLOCK, device=x.device)
@@ -142,26 +143,37 @@ def by_scan(
         for averages, reading in readings:
             y.baddbmm_(averages[:, :, blocks:last].flatten(1, 2), reading)
         blocks = last
-        y = y.view(width, rows, -1).permute(1, 2, 0)[:, : piece.shape[1]]
+        if tracing:  # a slice of what is a multiple of S would hold for some lengths alone
+            at = torch.arange(length, device=x.device)
+            y = y.view(width, rows, -1, BLOCK)[:, :, at // BLOCK, at % BLOCK].permute(1, 2, 0)
+        else:
+            y = y.view(width, rows, -1).permute(1, 2, 0)[:, : piece.shape[1]]
         done.append(y if finish is None else finish(y, piece))
 
-    rest = length - (blocks - 1) * BLOCK  # positions in the last block
-    final = cuts[-1].view(width, rows, -1, BLOCK)[:, :, -1, :rest]  # [D, B, rest]
-    after = final @ entering[:, BLOCK - rest :]
+    rest = length - (blocks - 1) * BLOCK  # positions in the last block; behind them it holds zeros
+    final = cuts[-1].view(width, rows, -1, BLOCK)[:, :, -1]  # [D, B, S]
+    after = final @ entering[:, (count + (BLOCK - rest)).clamp(max=BLOCK - 1)]
     after = torch.addcmul(after, behind.decay.unsqueeze(1) ** rest, found[:, :, -1])  # [D, B, h]
     return done[0] if len(done) == 1 else torch.cat(done, dim=1), after.transpose(0, 1)
 
 
 def _in_blocks(x: Tensor) -> Tensor:
     """[B, L, D] → [D, B · blocks, S], each block turned where it lies: turning them all at once is slower."""
-    missing = -x.shape[1] % BLOCK
-    x = F.pad(x, (0, 0, 0, missing)) if missing else x
+    length = x.shape[1]
+    whole = (length + BLOCK - 1) // BLOCK * BLOCK
+    if torch.compiler.is_compiling():  # a graph would ask whether, and how much, is missing
+        at = torch.arange(whole, device=x.device)
+        x = x[:, at.clamp(max=length - 1)] * (at < length).to(x.dtype).unsqueeze(-1)
+    elif whole > length:
+        x = F.pad(x, (0, 0, 0, whole - length))
     return x.reshape(-1, BLOCK, x.shape[2]).transpose(1, 2).contiguous().transpose(0, 1)
 
 
 def _carried(added: Tensor, decay: Tensor, state: Tensor | None = None, *, backwards: bool = False) -> Tensor:
     """The averages that each block finds, [D, B, blocks, h] → the same: f_{c+1} = decay · f_c + added_c, or
     f_{c-1}."""
+    if torch.compiler.is_compiling():
+        return _carried_at_once(added, decay, state, backwards)
     decay = decay.unsqueeze(1)  # [D, 1, h]
     found = torch.zeros_like(added[:, :, 0]) if state is None else state
     every, blocks = [found], added.unbind(2)
@@ -171,9 +183,27 @@ def _carried(added: Tensor, decay: Tensor, state: Tensor | None = None, *, backw
     return torch.stack(every[::-1] if backwards else every, dim=2)
 
 
+def _carried_at_once(added: Tensor, decay: Tensor, state: Tensor | None, backwards: bool) -> Tensor:
+    """The same without a loop, which a graph would hold for one number of blocks alone: what a block finds is
+    the convolution of what those before it add with the powers of decay."""
+    added = (added.flip(2) if backwards else added).transpose(2, 3).contiguous()  # [D, B, h, blocks]
+    blocks = added.shape[3]
+    count = torch.arange(blocks, device=decay.device)
+    powers = Rates(decay, decay, decay).powers(count).unsqueeze(1)  # [D, 1, h, blocks]
+    size = 2 * blocks
+    spectrum = torch.fft.rfft(added, n=size) * torch.fft.rfft(powers, n=size)
+    reached = torch.fft.irfft(spectrum, n=size)[..., :blocks].contiguous()
+    found: Tensor = reached.roll(1, -1) * (count > 0).to(added.dtype)  # the first block finds nothing
+    if state is not None:
+        found = found + powers * state.unsqueeze(3)
+    found = found.transpose(2, 3).contiguous()
+    return found.flip(2) if backwards else found
+
+
 def _advance(x: Tensor, rates: Rates, state: Tensor | None) -> tuple[Tensor, Tensor]:
-    """By recurrence or scan, whichever is faster."""
-    return by_recurrence(x, rates, state) if x.shape[1] <= FEW else by_scan(x, rates, state=state)
+    """By recurrence or scan, whichever is faster; in a graph, that of one position or of any number."""
+    most = 1 if torch.compiler.is_compiling() else FEW
+    return by_recurrence(x, rates, state) if x.shape[1] <= most else by_scan(x, rates, state=state)
 
 
 class DampedEma(nn.Module):

@@ -178,12 +178,13 @@ class GatedAttention(nn.Module):
         mask = chunks.mask if self.attention_activation is None else chunks.strict_mask
         count = chunks.count
         rows, many, queries, _ = query.shape
-        at_once = need_weights or torch.compiler.is_compiling()
-        at_a_time = many if at_once else max(1, SCORES_AT_A_TIME // (rows * queries * key.shape[2]))
+        pieces = [slice(None)]
+        if not (need_weights or torch.compiler.is_compiling()):
+            at_a_time = max(1, SCORES_AT_A_TIME // (rows * queries * key.shape[2]))
+            pieces = [slice(at, at + at_a_time) for at in range(0, many, at_a_time)]
         parts: list[Tensor] = []
         weights: Tensor | None = None
-        for part in range(0, many, at_a_time):
-            these = slice(part, part + at_a_time)
+        for these in pieces:
             weights = gated_weights(
                 query[:, these],
                 key[:, these],

@@ -74,7 +74,7 @@ FREE = {
     zoo.PhimoeModel: PHIMOE,
     zoo.PhimoeForSequenceClassification: PHIMOE,
 }
-OF_A_LENGTH = [
+MEGAS = [
     zoo.MegaModel,
     zoo.MegaForMaskedLM,
     zoo.MegaForSequenceClassification,
@@ -139,13 +139,35 @@ def test_a_class_is_exported_for_any_rows_and_length(cls):
         assert_same(graph(**given), model(**given))
 
 
-@pytest.mark.parametrize("cls", OF_A_LENGTH, ids=lambda cls: cls.__name__)
+@pytest.mark.parametrize("cls", MEGAS, ids=lambda cls: cls.__name__)
 @torch.no_grad()
-def test_mega_is_exported_for_any_rows_and_one_length(cls):
-    """The averages of one block of the text lead to those of the next, in a loop that the graph holds once
-    for each: a graph of one length has another number of them than one of another."""
-    model, length = made(cls, MEGA), 40 if cls is zoo.MegaModel else 7
-    graph = exported(model, inputs(model, 2, length), (torch.export.Dim("rows", min=2, max=60), None))
-    for rows in (2, 3):
-        given = inputs(model, rows, length)
+def test_mega_is_exported_for_any_rows_and_lengths_beyond_a_block(cls):
+    """Moving averages go by blocks of 32 positions: a graph is either of one block, or of any more."""
+    model = made(cls, MEGA)
+    dims = torch.export.Dim("rows", min=2, max=60), torch.export.Dim("length", min=33, max=4000)
+    graph = exported(model, inputs(model, 2, 45), dims)
+    for shape in ((2, 45), (3, 33), (2, 128)):
+        given = inputs(model, *shape)
         assert_same(graph(**given), model(**given))
+
+
+@pytest.mark.parametrize("chunk", [None, 16])
+@pytest.mark.parametrize("causal", [False, True])
+@torch.no_grad()
+def test_mega_is_exported_with_and_without_chunks(causal, chunk):
+    """Both directions and one, padding before and behind; in one of them, lengths within a block as well."""
+    one_way = {"is_decoder": True, "bidirectional": False} if causal else {}
+    chunks = {} if chunk is None else {"use_chunking": True, "chunk_size": chunk}
+    config = zoo.MegaConfig(**MEGA.to_dict() | one_way | chunks)
+    model = made(zoo.MegaForCausalLM if causal else zoo.MegaForMaskedLM, config)
+    rows = torch.export.Dim("rows", min=2, max=60)
+    ranges = [(33, 4000, (45, 64, 300))]
+    if causal and chunk is None:
+        ranges.append((3, 32, (7, 32)))
+    for few, most, lengths in ranges:
+        length = torch.export.Dim("length", min=few, max=most)
+        graph = exported(model, inputs(model, 2, lengths[0]), (rows, length))
+        for count in lengths:
+            given = inputs(model, 3, count)
+            given["attention_mask"][1, -3:] = 0
+            assert_same(graph(**given), model(**given))
