@@ -99,7 +99,9 @@ def test_offline_environment(cache: Path) -> None:
 
 
 @pytest.mark.parametrize("where", ["./nowhere", "/no/such/folder", "a/b/c", "", "../x", "has space"])
-def test_neither_folder_nor_hub_id(where: str) -> None:
+def test_neither_folder_nor_hub_id(where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")  # beside which there is no x
     with pytest.raises(CheckpointError, match="neither an existing folder"):
         resolve_file(where, "config.json", required=False)
 
