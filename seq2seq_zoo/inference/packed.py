@@ -59,12 +59,7 @@ class PackedLinear(Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         weight, bias = weight_and_bias(self)
-        if (
-            not torch.compiler.is_compiling()  # whose graph shall hold for other numbers of rows too
-            and reads_packed(weight, x.numel() // weight.shape[1], processor())
-            and is_free(x, weight, PACKED)
-            and can_pack(weight.dtype)
-        ):
+        if meets_packed(x, weight):
             return multiply(x, self.packed(weight), bias)
         return product(x, weight, bias)
 
@@ -93,6 +88,16 @@ class PackedLinear(Linear):
     def __getstate__(self) -> dict[str, Any]:
         """What a copy or a pickle of the layer takes along: not the pack."""
         return {name: value for name, value in self.__dict__.items() if name != "_pack"}
+
+
+def meets_packed(x: Tensor, weight: Tensor) -> bool:
+    """Whether x [..., D] is to be multiplied by a packed copy of a weight [F, D], and not by the weight."""
+    return (
+        not torch.compiler.is_compiling()  # whose graph shall hold for other numbers of rows too
+        and reads_packed(weight, x.numel() // weight.shape[1], processor())
+        and is_free(x, weight, PACKED)
+        and can_pack(weight.dtype)
+    )
 
 
 def reads_packed(weight: Tensor, rows: int, maker: str) -> bool:

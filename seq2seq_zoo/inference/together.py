@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
 
 from ..layers.attention import Attention
-from ..layers.linear import is_free, processor, weight_and_bias
+from ..layers.linear import weight_and_bias
 from . import packed
 from .packed import PackedLinear
 
@@ -75,32 +75,24 @@ class PackedAttention(Attention):
 def may_join(linears: Sequence[nn.Module], x: Tensor) -> bool:
     """Whether the first of these layers would multiply x by a packed weight, and nobody minds that all do so
     together."""
-    if torch.compiler.is_compiling() or _has_any_global_hook():  # type: ignore[no-untyped-call]
+    if _has_any_global_hook():  # type: ignore[no-untyped-call]
         return False
     for linear in linears:
         if type(linear) is not PackedLinear or linear._forward_hooks or linear._forward_pre_hooks:
             return False
         if "forward" in linear.__dict__:  # exchanged by somebody who wants to be called
             return False
-    weight = weight_and_bias(linears[0])[0]  # type: ignore[arg-type]
-    rows = x.numel() // weight.shape[1]
-    return (
-        packed.reads_packed(weight, rows, processor())
-        and is_free(x, weight, packed.PACKED)
-        and packed.can_pack(weight.dtype)
-    )
+    return packed.meets_packed(x, weight_and_bias(linears[0])[0])  # type: ignore[arg-type]
 
 
 def join(parameters: Sequence[tuple[Tensor, Tensor | None]], source: tuple[int, ...]) -> Together:
     """Weights and biases of several layers as those of one."""
     weights = [weight.detach() for weight, _ in parameters]
-    biases = [bias.detach() for _, bias in parameters if bias is not None]
-    held = [*weights, *biases]
-    if biases and len(biases) < len(weights):
-        biases = [
-            weight.new_zeros(weight.shape[0]) if bias is None else bias.detach()
-            for weight, bias in parameters
-        ]
-    outputs = [weight.shape[0] for weight in weights]
-    bias = torch.cat(biases) if biases else None
-    return Together(packed.pack_weight(torch.cat(weights)), bias, outputs, source, held)
+    biases = [None if bias is None else bias.detach() for _, bias in parameters]
+    held = [*weights, *(bias for bias in biases if bias is not None)]
+    whole = None
+    if len(held) > len(weights):
+        pairs = zip(weights, biases, strict=True)
+        whole = torch.cat([weight.new_zeros(len(weight)) if bias is None else bias for weight, bias in pairs])
+    outputs = [len(weight) for weight in weights]
+    return Together(packed.pack_weight(torch.cat(weights)), whole, outputs, source, held)

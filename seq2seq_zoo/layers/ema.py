@@ -56,7 +56,7 @@ class Rates(NamedTuple):
 
     def powers(self, exponents: Tensor) -> Tensor:
         """decay to each of the exponents [n] → [D, h, n]."""
-        return torch.pow(self.decay.unsqueeze(-1), exponents.to(self.decay.dtype))
+        return _powers(self.decay, exponents)
 
     def kernel(self, length: int) -> Tensor:
         """How much of x_{t-j} there is in y_t, for j = 0 … length - 1: [D, length]."""
@@ -65,6 +65,11 @@ class Rates(NamedTuple):
         # j = step · a + b, and decay^j = decay^(step · a) · decay^b
         coarse = (self.entry * self.readout).unsqueeze(-1) * self.powers(step * count[: -(-length // step)])
         return (coarse.transpose(1, 2) @ self.powers(count[:step])).flatten(1)[:, :length]
+
+
+def _powers(decay: Tensor, exponents: Tensor) -> Tensor:
+    """decay [D, h] to each of the exponents [n] → [D, h, n]."""
+    return torch.pow(decay.unsqueeze(-1), exponents.to(decay.dtype))
 
 
 def by_recurrence(x: Tensor, rates: Rates, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -189,7 +194,7 @@ def _carried_at_once(added: Tensor, decay: Tensor, state: Tensor | None, backwar
     added = (added.flip(2) if backwards else added).transpose(2, 3).contiguous()  # [D, B, h, blocks]
     blocks = added.shape[3]
     count = torch.arange(blocks, device=decay.device)
-    powers = Rates(decay, decay, decay).powers(count).unsqueeze(1)  # [D, 1, h, blocks]
+    powers = _powers(decay, count).unsqueeze(1)  # [D, 1, h, blocks]
     size = 2 * blocks
     spectrum = torch.fft.rfft(added, n=size) * torch.fft.rfft(powers, n=size)
     reached = torch.fft.irfft(spectrum, n=size)[..., :blocks].contiguous()
