@@ -21,12 +21,16 @@ from __future__ import annotations
 
 import argparse
 import copy
+import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import seq2seq_zoo
 from seq2seq_zoo.layers.activations import ACTIVATIONS
