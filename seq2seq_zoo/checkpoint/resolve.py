@@ -130,6 +130,8 @@ def _resolve_on_hub(
         cached = _cached_snapshot(cache, where, revision)
         if offline and cached is not None and not required:
             return None
+        if not required and _known_absent(where, str(inside), cache, revision):
+            return None
         why = "this is an offline run" if offline else f"the hub could not be reached ({describe(cause)})"
         has = (
             "not cached at all" if cached is None else f"cached without this file (it has {_listing(cached)})"
@@ -170,6 +172,14 @@ def _cached_snapshot(cache: Path, repo_id: str, revision: str | None) -> Path | 
     commit = ref.read_text().strip() if ref.is_file() else revision
     snapshot = repo / "snapshots" / commit if commit else None
     return snapshot if snapshot is not None and snapshot.is_dir() else None
+
+
+def _known_absent(repo_id: str, name: str, cache: Path, revision: str | None) -> bool:
+    """Whether the hub has said of the cached commit that it has no such file; the cache keeps a mark."""
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(repo_id, name, cache_dir=cache, revision=revision)
+    return found is not None and not isinstance(found, str)
 
 
 def _listing(folder: Path, most: int = 12) -> str:

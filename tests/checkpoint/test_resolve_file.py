@@ -159,6 +159,25 @@ def test_a_cached_copy_does_not_hide_a_lost_connection(cache: Path, monkeypatch:
         resolve_file("org/name", "config.json", cache_dir=cache, required=False)
 
 
+def test_what_the_hub_once_said_absent_stays_so_without_a_connection(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> str:
+        raise raised("LocalEntryNotFoundError")
+
+    # The hub's library leaves a mark where the hub said of a commit that it has no such file.
+    repo = cache / "models--org--name"
+    mark = repo / ".no_exist" / (repo / "refs" / "main").read_text() / "absent.json"
+    mark.parent.mkdir(parents=True)
+    mark.touch()
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", fail)
+    assert resolve_file("org/name", "absent.json", cache_dir=cache, required=False) is None
+    with pytest.raises(CheckpointError, match="could not be reached"):
+        resolve_file("org/name", "absent.json", cache_dir=cache)
+    with pytest.raises(CheckpointError, match="could not be reached"):
+        resolve_file("org/name", "absent.json", revision="second", cache_dir=cache, required=False)
+
+
 def test_bundled(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, folder: Path) -> None:
     (tmp_path / "bundled").mkdir()
     folder.rename(tmp_path / "bundled" / "toy")
