@@ -12,14 +12,14 @@ import copy
 import functools
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, ClassVar, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import torch
 
-from .checkpoint import resolve_file, write_json_atomically
+from .checkpoint import read_json, resolve_file, write_json_atomically
 from .errors import ConfigError
 from .hub import Pushable, options_of_push, push_folder
 from .layers.activations import ACTIVATIONS
@@ -45,24 +45,40 @@ def dtype_named(value: object, field: str = "dtype") -> torch.dtype:
 
 
 LARGEST = 2**63 - 1
-"""The largest size or id that a tensor can have."""
+"""The largest id that a tensor can hold."""
+WIDEST = 10**9
+"""The largest width, or count of rows: PyTorch can count the bytes of a matrix that has two such sides."""
+MOST_PARTS = 10_000
+"""How many layers, or experts of a layer, a model can have: to build one takes time, whatever its size."""
+MOST_LABELS = 1_000_000
+"""How many labels a classifier can have: each has a name."""
 
 
 def positive(config: Config, *names: str) -> None:
     """Refuse fields that are not at least 1, among them NaN and infinity."""
-    _at_least(1, config, names)
+    _within(1, LARGEST, config, names)
 
 
 def not_negative(config: Config, *names: str) -> None:
     """Refuse fields that are not at least 0, among them NaN and infinity."""
-    _at_least(0, config, names)
+    _within(0, LARGEST, config, names)
 
 
-def _at_least(least: int, config: Config, names: tuple[str, ...]) -> None:
+def sizes(config: Config, *names: str) -> None:
+    """Refuse sizes of tensors that are not at least 1, or of which no tensor could be made."""
+    _within(1, WIDEST, config, names)
+
+
+def counts(config: Config, *names: str) -> None:
+    """Refuse counts of layers that are not at least 0, or so many that building them would not end."""
+    _within(0, MOST_PARTS, config, names)
+
+
+def _within(least: int, most: int, config: Config, names: tuple[str, ...]) -> None:
     for name in names:
         value = getattr(config, name)
-        if not least <= value <= LARGEST:  # NaN compares false with everything
-            limit = f"at most {LARGEST}" if value > LARGEST else f"at least {least}"
+        if not least <= value <= most:  # NaN compares false with everything
+            limit = f"at most {most}" if value > most else f"at least {least}"
             raise ConfigError(f"{name} is {value}; it must be {limit}")
 
 
@@ -175,8 +191,9 @@ class Config(Pushable):
             if getattr(self, name) is not None:
                 not_negative(self, name)
         for name in ("eos_token_id", "forced_eos_token_id"):
-            ids = getattr(self, name, None)
-            if ids == [] or any(number < 0 for number in ([ids] if isinstance(ids, int) else ids or [])):
+            ids = getattr(self, name, None)  # in some families one of them is a key that no field knows
+            known = _is(ids, int | list[int] | None)
+            if not known or ids == [] or any(i < 0 for i in ([ids] if isinstance(ids, int) else ids or [])):
                 raise ConfigError(f"{name} is {ids}; it must be an id of at least 0, or a list of such ids")
         if self.problem_type is not None and self.problem_type not in PROBLEM_TYPES:
             raise ConfigError(
@@ -202,7 +219,8 @@ class Config(Pushable):
         elif name == "model_type":
             _check_model_type(type(self), value)
             return
-        if name in self.fields() or isinstance(getattr(type(self), name, None), property):
+        computed = getattr(type(self), name, None)
+        if name in self.fields() or (isinstance(computed, property) and computed.fset is not None):
             object.__setattr__(self, name, value)
         else:
             self.extra[name] = value
@@ -227,6 +245,8 @@ class Config(Pushable):
     def num_labels(self, count: int) -> None:
         if not isinstance(count, int) or isinstance(count, bool) or count < 1:
             raise ConfigError(f"num_labels is {count!r}; it must be a whole number of at least 1")
+        if count > MOST_LABELS:
+            raise ConfigError(f"num_labels is {count}; it must be at most {MOST_LABELS}")
         if self.id2label is None or len(self.id2label) != count:
             self.id2label = {number: f"LABEL_{number}" for number in range(count)}
             self.label2id = {label: number for number, label in self.id2label.items()}
@@ -328,8 +348,8 @@ def read_config(where: Place, **options: Any) -> dict[str, Any]:
     path = resolve_file(where, "config.json", **options)
     assert path is not None  # a required file is found or refused
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as problem:
+        values = read_json(path)
+    except (OSError, ValueError) as problem:
         raise ConfigError(f"{path} is not a readable JSON file: {problem}") from problem
     if not isinstance(values, dict):
         raise ConfigError(f"{path} holds a JSON {type(values).__name__}; it must hold an object")
@@ -367,15 +387,21 @@ def _is(value: Any, kind: Any) -> bool:
     if origin in (Union, UnionType):
         return any(_is(value, option) for option in get_args(kind))
     if origin is list:
-        return isinstance(value, (list, tuple)) and all(_is(item, get_args(kind)[0]) for item in value)
+        return isinstance(value, (list, tuple)) and _are(value, get_args(kind)[0])
     if origin is dict:
         key, item = get_args(kind)
-        return isinstance(value, dict) and all(_is(k, key) and _is(v, item) for k, v in value.items())
+        return isinstance(value, dict) and _are(value, key) and _are(value.values(), item)
     if kind is float:
         return isinstance(value, (int, float)) and not isinstance(value, bool)
     if kind is int:
         return isinstance(value, int) and not isinstance(value, bool)
     return isinstance(value, kind)
+
+
+def _are(values: Iterable[Any], kind: Any) -> bool:
+    """Whether all values are of an annotated type that says nothing of what they hold: one of each Python
+    type is looked at, for there may be a million labels."""
+    return all(_is(value, kind) for value in {type(value): value for value in values}.values())
 
 
 _WORDS: dict[Any, str] = {

@@ -19,7 +19,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from seq2seq_zoo.checkpoint import resolve_file, write_json_atomically
+from seq2seq_zoo.checkpoint import read_json, resolve_file, write_json_atomically
 from seq2seq_zoo.errors import CheckpointError, GenerationError
 from seq2seq_zoo.generation.ranges import RANGES
 from seq2seq_zoo.hub import Pushable, options_of_push, push_folder
@@ -298,7 +298,9 @@ class GenerationConfig(Pushable):
         if path is None:
             raise CheckpointError(f"{where} has no {config_file_name}")
         try:
-            options = json.loads(Path(path).read_text(encoding="utf-8"))
+            options = read_json(path)
+        except OSError as error:
+            raise CheckpointError(f"{path} cannot be read: {error}") from error
         except ValueError as error:
             raise CheckpointError(f"{path} is not valid JSON: {error}") from error
         if not isinstance(options, dict):

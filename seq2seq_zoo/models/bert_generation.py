@@ -20,7 +20,16 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from ..checkpoint import Alias, Drop, KeyMap, Respell, Rules, renames
-from ..config import Config, divides, in_vocabulary, known_activation, not_negative, positive, probability
+from ..config import (
+    Config,
+    counts,
+    divides,
+    in_vocabulary,
+    known_activation,
+    not_negative,
+    probability,
+    sizes,
+)
 from ..errors import ConfigError
 from ..layers.activations import ACTIVATIONS
 from ..layers.alike import alike
@@ -85,9 +94,10 @@ class BertGenerationConfig(Config):
 
     def check(self) -> None:
         super().check()
-        positive(self, "vocab_size", "hidden_size", "num_attention_heads", "intermediate_size")
-        positive(self, "max_position_embeddings")
-        not_negative(self, "num_hidden_layers", "initializer_range", "layer_norm_eps")
+        sizes(self, "vocab_size", "hidden_size", "num_attention_heads", "intermediate_size")
+        sizes(self, "max_position_embeddings")
+        counts(self, "num_hidden_layers")
+        not_negative(self, "initializer_range", "layer_norm_eps")
         probability(self, "hidden_dropout_prob", "attention_probs_dropout_prob")
         divides(self, "num_attention_heads", "hidden_size")
         known_activation(self, "hidden_act")

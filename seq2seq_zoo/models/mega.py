@@ -18,7 +18,16 @@ import torch
 from torch import Tensor, nn
 
 from ..checkpoint import KeyMap, Rules, Split, renames
-from ..config import Config, in_vocabulary, known_activation, not_negative, positive, probability
+from ..config import (
+    Config,
+    counts,
+    in_vocabulary,
+    known_activation,
+    not_negative,
+    positive,
+    probability,
+    sizes,
+)
 from ..errors import ConfigError
 from ..layers.activations import ACTIVATIONS
 from ..layers.alike import alike
@@ -124,9 +133,10 @@ class MegaConfig(Config):
 
     def check(self) -> None:
         super().check()
-        positive(self, "vocab_size", "hidden_size", "intermediate_size", "ema_projection_size")
-        positive(self, "shared_representation_size", "nffn_hidden_size", "max_positions", "type_vocab_size")
-        not_negative(self, "num_hidden_layers", "initializer_range", "ema_delta_alpha_range")
+        sizes(self, "vocab_size", "hidden_size", "intermediate_size", "ema_projection_size")
+        sizes(self, "shared_representation_size", "nffn_hidden_size", "max_positions", "type_vocab_size")
+        counts(self, "num_hidden_layers")
+        not_negative(self, "initializer_range", "ema_delta_alpha_range")
         not_negative(self, "ema_beta_range", "ema_gamma_omega_range")
         probability(self, "dropout_prob", "hidden_dropout_prob", "attention_probs_dropout_prob")
         probability(self, "nffn_activation_dropout_prob")

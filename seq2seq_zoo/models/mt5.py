@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from ..checkpoint import Alias, Drop, KeyMap, Rules, Weights, renames
-from ..config import Config, Place, in_vocabulary, not_negative, positive, probability
+from ..config import Config, Place, counts, in_vocabulary, not_negative, probability, sizes
 from ..errors import ConfigError
 from ..layers.activations import ACTIVATIONS
 from ..layers.alike import alike
@@ -110,8 +110,9 @@ class MT5Config(Config):
 
     def check(self) -> None:
         super().check()
-        positive(self, "vocab_size", "d_model", "d_kv", "d_ff", "num_heads")
-        not_negative(self, "num_layers", "num_decoder_layers", "layer_norm_epsilon", "initializer_factor")
+        sizes(self, "vocab_size", "d_model", "d_kv", "d_ff", "num_heads")
+        counts(self, "num_layers", "num_decoder_layers")
+        not_negative(self, "layer_norm_epsilon", "initializer_factor")
         probability(self, "dropout_rate", "classifier_dropout")
         in_vocabulary(self, "pad_token_id")
         if self.dense_act_fn not in ACTIVATIONS:
@@ -119,6 +120,7 @@ class MT5Config(Config):
                 f"feed_forward_proj is {self.feed_forward_proj!r} with the activation {self.dense_act_fn!r}; "
                 f"the activation must be one of {', '.join(ACTIVATIONS)}"
             )
+        sizes(self, "relative_attention_num_buckets")
         if self.relative_attention_num_buckets < 4:
             raise ConfigError(
                 f"relative_attention_num_buckets is {self.relative_attention_num_buckets}; "

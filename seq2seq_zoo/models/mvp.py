@@ -24,7 +24,16 @@ import torch
 from torch import Tensor, nn
 
 from ..checkpoint import Alias, Drop, KeyMap, Rules, Weights, renames
-from ..config import Config, divides, in_vocabulary, known_activation, not_negative, positive, probability
+from ..config import (
+    Config,
+    counts,
+    divides,
+    in_vocabulary,
+    known_activation,
+    not_negative,
+    probability,
+    sizes,
+)
 from ..layers.activations import ACTIVATIONS
 from ..layers.alike import alike
 from ..layers.attention import Attention
@@ -109,13 +118,10 @@ class MvpConfig(Config):
 
     def check(self) -> None:
         super().check()
-        positive(
-            self, "vocab_size", "max_position_embeddings", "d_model", "encoder_ffn_dim", "decoder_ffn_dim"
-        )
-        positive(
-            self, "encoder_attention_heads", "decoder_attention_heads", "prompt_length", "prompt_mid_dim"
-        )
-        not_negative(self, "encoder_layers", "decoder_layers", "init_std")
+        sizes(self, "vocab_size", "max_position_embeddings", "d_model", "encoder_ffn_dim", "decoder_ffn_dim")
+        sizes(self, "encoder_attention_heads", "decoder_attention_heads", "prompt_length", "prompt_mid_dim")
+        counts(self, "encoder_layers", "decoder_layers")
+        not_negative(self, "init_std")
         probability(self, "dropout", "attention_dropout", "activation_dropout", "classifier_dropout")
         probability(self, "encoder_layerdrop", "decoder_layerdrop")
         divides(self, "encoder_attention_heads", "d_model")

@@ -18,13 +18,16 @@ from torch import Tensor, nn
 
 from ..checkpoint import KeyMap, Rules, Stack, renames
 from ..config import (
+    LARGEST,
     Config,
+    counts,
     divides,
     in_vocabulary,
     known_activation,
     not_negative,
     positive,
     probability,
+    sizes,
 )
 from ..errors import ConfigError
 from ..layers.activations import ACTIVATIONS
@@ -44,6 +47,8 @@ from .base import Model
 
 ConfigT = TypeVar("ConfigT", bound="PhimoeConfig")
 
+LEAST, MOST, HIGHEST_BASE = 1e-9, 1e9, 1e30
+"""Where LongRoPE's numbers and rope_theta end, so that float32 holds what is made of them."""
 FACTORS = ("short_factor", "long_factor")
 SCALES = ("short_mscale", "long_mscale")
 BORDER = "original_max_position_embeddings"
@@ -158,10 +163,11 @@ class PhimoeConfig(Config):
 
     def check(self) -> None:
         super().check()
-        positive(self, "vocab_size", "hidden_size", "intermediate_size", "num_attention_heads")
-        positive(self, "num_key_value_heads", "max_position_embeddings")
-        not_negative(self, "num_hidden_layers", "initializer_range", "rms_norm_eps", "router_aux_loss_coef")
-        not_negative(self, "router_jitter_noise")
+        sizes(self, "vocab_size", "hidden_size", "intermediate_size", "num_attention_heads")
+        sizes(self, "num_key_value_heads")
+        counts(self, "num_hidden_layers", "num_local_experts")
+        positive(self, "max_position_embeddings")
+        not_negative(self, "initializer_range", "rms_norm_eps", "router_aux_loss_coef", "router_jitter_noise")
         probability(self, "attention_dropout", "input_jitter_noise")
         divides(self, "num_attention_heads", "hidden_size")
         divides(self, "num_key_value_heads", "num_attention_heads")
@@ -177,6 +183,8 @@ class PhimoeConfig(Config):
             )
         if not 0 < self.rope_theta < float("inf"):
             raise ConfigError(f"rope_theta is {self.rope_theta}; it must be above 0, and finite")
+        if not LEAST <= self.rope_theta <= HIGHEST_BASE:
+            raise ConfigError(f"rope_theta is {self.rope_theta}; it must be from {LEAST} to {HIGHEST_BASE}")
         if self.head_size % 2:
             raise ConfigError(
                 f"hidden_size / num_attention_heads is {self.head_size}; rotary positions need an even size"
@@ -207,25 +215,28 @@ class PhimoeConfig(Config):
             given = scaling.get(name)
             if not isinstance(given, (list, tuple)) or len(given) != pairs or not all(map(_is_factor, given)):
                 raise ConfigError(
-                    f"rope_scaling's {name} is {given!r}; it must be a list of {pairs} numbers above 0, half "
-                    "the size of a head"
+                    f"rope_scaling's {name} is {given!r}; it must be a list of {pairs} numbers from "
+                    f"{LEAST} to {MOST}, half the size of a head"
                 )
         for name in SCALES:
             if not _is_number(scaling.get(name)):
-                raise ConfigError(f"rope_scaling's {name} is {scaling.get(name)!r}; it must be a number")
+                raise ConfigError(
+                    f"rope_scaling's {name} is {scaling.get(name)!r}; it must be a number of at most {MOST}"
+                )
         border = self.original_length
-        if not isinstance(border, int) or isinstance(border, bool) or border < 1:
+        if not isinstance(border, int) or isinstance(border, bool) or not 1 <= border <= LARGEST:
             raise ConfigError(
-                f"{BORDER} is {border!r}; with LongRoPE it must be a whole number of at least 1"
+                f"{BORDER} is {border!r}; with LongRoPE it must be a whole number of at least 1, and at most "
+                f"{LARGEST}"
             )
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < float("inf")
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= MOST
 
 
 def _is_factor(value: Any) -> bool:
-    return _is_number(value) and value > 0
+    return _is_number(value) and value >= LEAST
 
 
 def _in_two_fields(values: Mapping[str, Any]) -> dict[str, Any]:

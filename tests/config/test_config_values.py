@@ -4,6 +4,7 @@ import copy
 import json
 import math
 import pickle
+import time
 
 import pytest
 import torch
@@ -217,17 +218,18 @@ GATED = ("", "Relu", "gated-", "gelu-gated", "gated-gelu-new", "gated-x")
 IMPOSSIBLE = [
     (kind, field, value)
     for fields, values in (
-        (SIZES, (0, -1, -(10**30), 2**63)),
-        (DEPTHS, (-1, 2**63)),
+        (SIZES, (0, -1, -(10**30), 10**9 + 1, 2**63)),
+        (DEPTHS, (-1, 10_001, 10**7, 2**63)),
         (PROBABILITIES, (-0.1, 1.1, NAN, INF, -INF, 2, 10**400)),
         (POSITIVE, (-1e-9, NAN, INF, -INF, 10**400)),
         (IDS, (-1,)),
+        (dict.fromkeys(CONFIGS, "forced_eos_token_id"), (-1, [], "2", [[2]], 0.5, {"a": 1})),
         ({"mvp": "encoder_attention_heads decoder_attention_heads"}, (3, 1025)),
         ({"mvp": "activation_function"}, ("", "Gelu", "prelu", "gated-gelu")),
         ({"mvp": "pad_token_id"}, (50267, 10**30)),
         ({"mt5": "pad_token_id"}, (250112, 10**30)),
         (dict.fromkeys(CONFIGS, "problem_type"), ("generation", "")),
-        (dict.fromkeys(CONFIGS, "num_labels"), (0, -1, 2.0, "2", True, [2])),
+        (dict.fromkeys(CONFIGS, "num_labels"), (0, -1, 2.0, "2", True, [2], 10**6 + 1, 10**18)),
         (dict.fromkeys(CONFIGS, "model_type"), ("t5", "", None, 3, ["mvp"])),
         ({"mt5": "relative_attention_num_buckets"}, (-1, 0, 3)),
         ({"mt5": "relative_attention_max_distance"}, (-1, 0, 16)),
@@ -307,6 +309,10 @@ FILES = {
     "cut off": (b'{"model_type": "mvp", "d_mo', "is not a readable JSON file"),
     "binary": (b"\xff\xfe\x00\x01", "is not a readable JSON file"),
     "too deep": (b'{"model_type":' + b"[" * 200_000, "is not a readable JSON file"),
+    "deep": (
+        b'{"model_type": "mvp", "x": ' + b"[" * 500 + b"]" * 500 + b"}",
+        "nested more than 64 levels",
+    ),
     "a number of 5000 digits": (
         b'{"model_type": "mvp", "x": 1' + b"0" * 5000 + b"}",
         "is not a readable JSON",
@@ -322,6 +328,29 @@ def test_a_file_that_is_no_config(name, reader, tmp_path):
     with pytest.raises(ConfigError, match=message) as caught:
         reader.from_pretrained(tmp_path)
     assert "config.json" in str(caught.value)
+
+
+def test_a_file_without_end(tmp_path):
+    """As sparse as it may be on disk, its content would have to be in memory as a whole."""
+    with open(tmp_path / "config.json", "wb") as file:
+        file.truncate(10**12)
+    with pytest.raises(
+        ConfigError, match=r"config\.json is not a readable JSON file: it has more than"
+    ):
+        AutoConfig.from_pretrained(tmp_path)
+
+
+def test_a_key_that_is_called_as_what_is_computed():
+    config = MvpConfig(saved_by_5=True)
+    assert config.saved_by_5 is False
+    assert config.to_dict()["saved_by_5"] is True
+
+
+def test_a_million_labels_take_no_time():
+    names = {str(number): "label" for number in range(200_000)}
+    start = time.perf_counter()
+    assert MvpConfig(id2label=names).num_labels == 200_000
+    assert time.perf_counter() - start < 2
 
 
 @pytest.mark.parametrize("values", [[], 3, "mvp", None])

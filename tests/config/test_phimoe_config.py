@@ -195,13 +195,28 @@ def scaled(**changes: Any) -> dict[str, Any]:
         (scaled(short_factor=[1.0]), "rope_scaling's short_factor is [1.0]; it must be a list of 2 numbers"),
         (scaled(long_factor=[1.0, 0]), "rope_scaling's long_factor is [1.0, 0]; it must be a list of 2"),
         (scaled(long_factor=["1", "2"]), "rope_scaling's long_factor is ['1', '2']; it must be"),
-        (scaled(short_mscale=...), "rope_scaling's short_mscale is None; it must be a number"),
+        (scaled(short_mscale=...), "rope_scaling's short_mscale is None; it must be a number of at most"),
         (scaled(long_mscale="1"), "rope_scaling's long_mscale is '1'; it must be a number"),
         (
             scaled(original_max_position_embeddings=...),
             "original_max_position_embeddings is None; with LongRoPE it must be a whole number of at least 1",
         ),
         (scaled(original_max_position_embeddings=0), "original_max_position_embeddings is 0; with LongRoPE"),
+        (
+            scaled(original_max_position_embeddings=2**63),
+            f"original_max_position_embeddings is {2**63};",
+        ),
+        # Numbers of which float32 makes infinite angles, or none at all.
+        ({"rope_theta": 1e-300}, "rope_theta is 1e-300; it must be from 1e-09 to 1e+30"),
+        ({"rope_theta": 10**400}, "rope_theta is 1000"),
+        (scaled(short_factor=[1e-320, 1.0]), "short_factor is [1e-320, 1.0]; it must be a list of 2"),
+        (scaled(long_factor=[1, 10**400]), "rope_scaling's long_factor is [1, 1000"),
+        (
+            scaled(long_mscale=1e39),
+            "rope_scaling's long_mscale is 1e+39; it must be a number of at most",
+        ),
+        # Experts are built one by one.
+        ({"num_local_experts": 10**9}, "num_local_experts is 1000000000; it must be at most 10000"),
     ],
     ids=str,
 )

@@ -90,7 +90,10 @@ def test_unknown_keys_are_kept_and_saved_again(tmp_path):
     assert saved == {"num_beams": 5, "house_key": [1], "transformers_version": "4.0"}
 
 
-@pytest.mark.parametrize("text", ["{", "[]", ""])
+DEEP = [f'{{"x": {"[" * n}{"]" * n}}}' for n in (500, 50_000)]
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "", *DEEP], ids=lambda text: text[:9])
 def test_a_damaged_file_is_named(tmp_path, text):
     (tmp_path / "generation_config.json").write_text(text)
     with pytest.raises(CheckpointError, match=r"generation_config\.json"):

@@ -1,0 +1,46 @@
+"""The small files of a checkpoint, read with suspicion: settings in JSON, vocabularies, indexes.
+
+They are read as a whole, so none may be endless; and what they hold is walked through and copied by functions
+that call themselves, so it may not be nested without end.
+"""
+
+import json
+import os
+from typing import Any
+
+LONGEST = 100_000_000
+"""Bytes of a file, as of a safetensors header; the longest known vocabularies have a third."""
+DEEPEST = 64
+"""Levels of lists and objects inside one another; configs have about five."""
+
+
+def read_bytes(path: str | os.PathLike[str]) -> bytes:
+    """The content of a file. Raises OSError if it cannot be read, ValueError if it is too long."""
+    with open(path, "rb") as file:
+        content = file.read(min(os.fstat(file.fileno()).st_size, LONGEST) + 1)
+        # What is no regular file tells no size.
+        content += file.read(LONGEST + 1 - len(content))
+    if len(content) > LONGEST:
+        raise ValueError(f"it has more than {LONGEST} bytes")
+    return content
+
+
+def read_json(path: str | os.PathLike[str]) -> Any:
+    """The content of a JSON file. Raises OSError if it cannot be read, ValueError if it is no JSON, or too
+    long, or nested too deep."""
+    return parse_json(read_bytes(path))
+
+
+def parse_json(text: bytes) -> Any:
+    """What a JSON text says. Raises ValueError if it is no JSON, or nested too deep."""
+    try:
+        found = json.loads(text.decode("utf-8"))
+    except RecursionError as error:
+        raise ValueError(f"it is nested more than {DEEPEST} levels deep") from error
+    level = [found]
+    for _ in range(DEEPEST):
+        held = [part for part in level if isinstance(part, list | dict)]
+        if not held:
+            return found
+        level = [inner for part in held for inner in (part.values() if isinstance(part, dict) else part)]
+    raise ValueError(f"it is nested more than {DEEPEST} levels deep")
