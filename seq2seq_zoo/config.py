@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import copy
 import functools
+import inspect
 import json
 import os
+import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from types import NoneType, UnionType
+from types import NoneType, SimpleNamespace, UnionType
 from typing import Any, ClassVar, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import torch
@@ -170,9 +172,11 @@ class Config(Pushable):
     @functools.cache
     def fields(cls) -> Mapping[str, Any]:
         """Field name → type, in order of declaration."""
-        hints = get_type_hints(cls)
         return {
-            name: kind for name, kind in hints.items() if get_origin(kind) is not ClassVar and name != "extra"
+            name: _type(annotation, base.__module__)
+            for base in reversed(cls.__mro__)
+            for name, annotation in inspect.get_annotations(base).items()
+            if "ClassVar[" not in str(annotation) and name != "extra"
         }
 
     @classmethod
@@ -376,6 +380,13 @@ def _plain_labels(labels: dict[int, str] | None) -> int:
     """How many labels there are if they are the default ones, else 0."""
     plain = labels is not None and all(label == f"LABEL_{number}" for number, label in labels.items())
     return len(labels) if plain and labels is not None else 0
+
+
+@functools.cache
+def _type(annotation: Any, module: str) -> Any:
+    """What an annotation in a module means. A class has dozens of fields, and few different annotations."""
+    annotated = SimpleNamespace(__annotations__={"": annotation})
+    return get_type_hints(annotated, vars(sys.modules[module]))[""]
 
 
 def _is(value: Any, kind: Any) -> bool:

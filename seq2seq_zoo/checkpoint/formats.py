@@ -20,12 +20,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from seq2seq_zoo.checkpoint.mapping import mapped
+from seq2seq_zoo.checkpoint.mapping import MappedFile
 from seq2seq_zoo.errors import CheckpointError
 
 DTYPES = {
@@ -51,8 +51,7 @@ PIECE = 2**24
 """How many bytes are mapped at once where they are converted."""
 
 
-@dataclass(frozen=True)
-class TensorInfo:
+class TensorInfo(NamedTuple):
     """What a file says of a tensor before it is read."""
 
     shape: tuple[int, ...]
@@ -86,12 +85,9 @@ class WeightFile:
             return
         begin = info.begin
         for piece in into.view(-1).split(max(PIECE // info.dtype.itemsize, 1)):  # type: ignore[no-untyped-call]
-            end = begin + len(piece) * info.dtype.itemsize
-            if info.file.stat().st_size < end:
-                raise CheckpointError(f"{info.file} has lost the data of {key!r} since it was opened")
-            values = mapped(info.file, begin, piece.shape, info.dtype)
+            values = MappedFile(info.file).tensor(begin, piece.shape, info.dtype)
             piece.copy_(_unmapped(info.file, begin, piece.shape, info.dtype) if values is None else values)
-            begin = end
+            begin += len(piece) * info.dtype.itemsize
 
 
 def _unmapped(path: Path, begin: int, shape: torch.Size, dtype: torch.dtype) -> Tensor:
@@ -99,7 +95,8 @@ def _unmapped(path: Path, begin: int, shape: torch.Size, dtype: torch.dtype) -> 
     values = torch.empty(shape, dtype=dtype)
     with open(path, "rb") as file:
         file.seek(begin)
-        file.readinto(values.view(torch.uint8).numpy().data)
+        if file.readinto(values.view(torch.uint8).numpy().data) < values.nbytes:
+            raise CheckpointError(f"{path} has shrunk since it was opened")
     return values
 
 
@@ -117,18 +114,19 @@ def open_file(path: Path) -> WeightFile:
 
 
 def open_safetensors(path: Path) -> WeightFile:
-    """Read the header; the tensors are mapped one by one, and stay valid when the WeightFile is gone."""
+    """Read the header; the tensors are mapped when asked for, and stay valid when the WeightFile is gone."""
     infos = read_header(path)
+    mapped = MappedFile(path)
 
     @cache
-    def library() -> Any:  # maps the whole file: for systems on which `mapped` does not know how
+    def library() -> Any:  # maps the whole file: for systems that MappedFile does not know
         from safetensors import safe_open
 
         return safe_open(path, framework="pt", device="cpu")
 
     def tensor(key: str) -> Tensor:
         info = infos[key]
-        found = mapped(path, info.begin or 0, info.shape, info.dtype)
+        found = mapped.tensor(info.begin or 0, info.shape, info.dtype)
         if found is not None:
             return found
 

@@ -13,8 +13,10 @@ A family states its map once, as a list of rules from their keys to our names:
                   base_prefix="model.")
 
 Rename, Stack and Split carry tensors and work both ways; Alias, Drop and Respell say how else a key may be
-spelt when reading, and never write. The placeholders are those of `template`. A KeyMap refuses rules of which
-two could take one key or give one name, so that neither direction depends on the order of the rules.
+spelt when reading, and never write. The placeholders are those of `template`. No two rules may take one key
+or give one name, so that neither direction depends on their order: `check` says whether that is so of a new
+map. It takes as long as the rest of a small model's load, and so is not a part of that; the tests call it for
+the maps of all classes.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -202,17 +204,13 @@ class Link(NamedTuple):
     key_shapes: tuple[Shape, ...]
 
 
-_SOUND: set[tuple[tuple[Rule, ...], str]] = set()
-"""Rules and base prefixes that have passed the check of a KeyMap."""
-
-
 class KeyMap:
-    """The rules of one model class, checked, and applied to names.
+    """The rules of one model class, applied to names.
 
     `base_prefix` is the prefix by which the family's checkpoints with a head differ from those without
     ("model."). A key is read with or without it, and written as the rules say.
 
-    Raises ValueError if two rules could take one key or give one name, or if a rule has no exact inverse.
+    Raises ValueError if a rule has no exact inverse.
     """
 
     def __init__(self, rules: Rules, *, base_prefix: str = "") -> None:
@@ -230,12 +228,8 @@ class KeyMap:
         self._respellings = [rule for rule in rules if isinstance(rule, Respell)]
         takers = [rule for rule in rules if not isinstance(rule, Respell)]
         self._has_head = any(rule.theirs.startswith(base_prefix) for rule in takers)
-        identity = (tuple(rules), base_prefix)
-        if identity not in _SOUND:  # the check takes longer than the rest of a load
-            self._check()
-            _SOUND.add(identity)
 
-    def links(self, shapes: Mapping[str, Sequence[int]]) -> list[Link]:
+    def links(self, shapes: Mapping[str, Shape]) -> list[Link]:
         """How a module's tensors, given by name and shape, are found in a checkpoint; in the rules' order.
 
         Names that no rule gives are left out. A Split of which only some names are there is a ValueError.
@@ -243,12 +237,13 @@ class KeyMap:
         known = Names(shapes)
         found = []
         for carried in self._carriers:
-            for name, holes in carried.ours[0].matches(known):
-                names = (name, *[ours.fill(holes) for ours in carried.ours[1:]])
-                absent = [other for other in names if other not in shapes]
+            first, *others = carried.ours
+            for name, holes in first.matches(known):
+                names = (name, *[other.fill(holes) for other in others])
+                absent = [other for other in names[1:] if other not in shapes]
                 if absent:
                     raise ValueError(f"{carried.rule} gives {name}, but there is no {', '.join(absent)}")
-                ours = tuple([tuple(shapes[other]) for other in names])
+                ours = tuple([shapes[other] for other in names])
                 theirs = tuple(carried.rule.their_shapes(ours))
                 keys = tuple(carried.keys(holes, len(theirs)))
                 found.append(Link(carried.rule, keys, names, ours, theirs))
@@ -284,7 +279,9 @@ class KeyMap:
         """Whether `key` (spelt as in the rules) belongs to the model without its head."""
         return not self._has_head or key.startswith(self.base_prefix)
 
-    def _check(self) -> None:
+    def check(self) -> None:
+        """Raise ValueError if two rules could take one key or give one name, or if no rule takes the key that
+        an alias stands for."""
         givers = [(ours, carried.rule) for carried in self._carriers for ours in carried.ours]
         for one, other in overlaps([ours for ours, _ in givers]):
             raise ValueError(f"{givers[one][1]} and {givers[other][1]} could give one name")

@@ -7,11 +7,12 @@ one error; what is absent is newly initialised, and said in one warning.
 """
 
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from functools import reduce
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -66,7 +67,8 @@ def load_weights(
     """
     if dtype is not None and not dtype.is_floating_point:
         raise ValueError(f"dtype is {dtype}; it must be a floating-point dtype, or None")
-    plan = make_plan(module, key_map)
+    slots = dict(_slots(module))
+    plan = make_plan(module, key_map, {name: slot.tensor for name, slot in slots.items() if slot.stored})
     found = match_keys(plan, weights, key_map)
     faults, fitting = _check(found, plan, weights, ignore_mismatched_sizes)
     report = found.report
@@ -84,7 +86,7 @@ def load_weights(
         )
     _warn_of_unequal_copies(found, weights)
 
-    filler = _Filler(module, plan, torch.device(device or "cpu"), dtype, keep_float32)
+    filler = _Filler(slots, plan, torch.device(device or "cpu"), dtype, keep_float32)
     for link in progress(fitting, plan.bytes_of, f"loading {weights.where}"):
         filler.fill(link, weights, [found.sources[key] for key in link.keys])
     filler.initialise_rest(initialise)
@@ -116,11 +118,10 @@ class KeyMatch:
 def match_keys(plan: Plan, weights: Weights, key_map: KeyMap) -> KeyMatch:
     """Give every key of a checkpoint its meaning; only names are looked at, no tensor is read."""
     wanted = {key for link in plan.links for key in link.keys}
-    found = KeyMatch()
+    found = KeyMatch({key: key for key in weights if key in wanted})
     candidates: dict[str, list[tuple[bool, bool, str]]] = {}
     for key in weights:
         if key in wanted:  # most often
-            candidates.setdefault(key, []).append((False, False, key))
             continue
         for rank, spelling in enumerate(key_map.spellings(key)):
             meant, is_copy = _meaning(spelling, wanted, plan, key_map)
@@ -133,13 +134,13 @@ def match_keys(plan: Plan, weights: Weights, key_map: KeyMap) -> KeyMatch:
                 break
         else:
             found.report.unexpected_keys.append(key)
-    for meant, keys in candidates.items():
+    for meant, others in candidates.items():
         # The key itself goes before another spelling of it, and both before a tied copy.
-        best, *others = (key for *_, key in sorted(keys))
-        found.sources[meant] = best
-        found.copies += [(best, other) for other in others]
+        keys = [key for *_, key in sorted(others)]
+        best = found.sources.setdefault(meant, keys[0])
+        found.copies += [(best, key) for key in keys if key != best]
     for link in plan.links:
-        if not any(key in found.sources for key in link.keys):
+        if found.sources.keys().isdisjoint(link.keys):
             found.report.missing_keys += link.keys
     return found
 
@@ -228,18 +229,46 @@ def _some(names: Sequence[str]) -> str:
 # ---- filling ----
 
 
+class _Slot(NamedTuple):
+    """Where a module holds a tensor."""
+
+    owner: nn.Module
+    held: dict[str, Any]
+    """The parameters or the buffers of the owner: to put one there is what setattr does in the end, which
+    first asks of every name what it is."""
+    key: str
+    tensor: Tensor
+    """The one that was there."""
+    stored: bool
+    """Whether it is a part of a checkpoint."""
+
+
+def _slots(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, _Slot]]:
+    """All places of all tensors of a module, by name."""
+    for key, parameter in module._parameters.items():
+        if parameter is not None:
+            yield prefix + key, _Slot(module, module._parameters, key, parameter, True)
+    for key, buffer in module._buffers.items():
+        if buffer is not None:
+            stored = key not in module._non_persistent_buffers_set
+            yield prefix + key, _Slot(module, module._buffers, key, buffer, stored)
+    for name, part in module._modules.items():
+        if part is not None:
+            yield from _slots(part, f"{prefix}{name}.")
+
+
 class _Filler:
     """Puts tensors into a module in place of those of the meta device."""
 
     def __init__(
         self,
-        module: nn.Module,
+        slots: dict[str, _Slot],
         plan: Plan,
         device: torch.device,
         dtype: torch.dtype | None,
         keep_float32: Sequence[str],
     ) -> None:
-        self.owners = dict(module.named_modules(remove_duplicate=False))
+        self.slots = slots
         self.plan = plan
         self.device = device
         self.dtype = dtype
@@ -284,13 +313,10 @@ class _Filler:
 
     def _put(self, name: str, tensor: Tensor) -> Tensor:
         old = self.plan.tensors[name]
-        learnt = isinstance(old, nn.Parameter)
-        new = nn.Parameter(tensor, old.requires_grad) if learnt else tensor
+        new = nn.Parameter(tensor, old.requires_grad) if isinstance(old, nn.Parameter) else tensor
         for tied in self.plan.tied[name]:
-            path, _, leaf = tied.rpartition(".")
-            owner = self.owners[path]
-            # As setattr does in the end, which first asks of every name what it is.
-            (owner._parameters if learnt else owner._buffers)[leaf] = new
+            slot = self.slots[tied]
+            slot.held[slot.key] = new
         self.filled.add(name)
         return new
 
@@ -302,13 +328,12 @@ class _Filler:
                 old = self.plan.tensors[name]
                 dtype = self._dtype(name, self.stored or old.dtype)
                 tensor = self._put(name, _unset(old.shape, dtype, self.device))
-                fresh.setdefault(self.owners[name.rpartition(".")[0]], []).append(tensor)
-        for owner in self.owners.values():
-            for key, buffer in owner._buffers.items():
-                if buffer is not None and buffer.is_meta:  # not persistent: no checkpoint stores it
-                    unset = _unset(buffer.shape, buffer.dtype, self.device)
-                    owner._buffers[key] = unset
-                    fresh.setdefault(owner, []).append(unset)
+                fresh.setdefault(self.slots[name].owner, []).append(tensor)
+        for slot in self.slots.values():
+            if not slot.stored and slot.held[slot.key].is_meta:
+                unset = _unset(slot.tensor.shape, slot.tensor.dtype, self.device)
+                slot.held[slot.key] = unset
+                fresh.setdefault(slot.owner, []).append(unset)
         for owner, tensors in fresh.items():
             _initialise(owner, {id(tensor) for tensor in tensors}, initialise)
 

@@ -1,8 +1,9 @@
 """Tensors that are not copied: their bytes stay in files, and memory is mapped to them.
 
 What is mapped is read from the file when it is used, and can be dropped and read again when memory is short:
-so a model may be larger than memory. Each tensor is mapped by itself, because a system may refuse to map at
-once a file that is larger than memory.
+so a model may be larger than memory. A large tensor is mapped by itself, because a system may refuse to map
+at once a file that is larger than memory. Small ones that are neighbours in the file share a mapping: to make
+one takes longer than all else that is done for a tensor.
 
 A file may be mapped at any page of memory, from any of its own pages on. So the pages of tensors that lie
 apart, in any order and in several files, can be made neighbours, and the tensors the rows of one:
@@ -28,7 +29,7 @@ from collections.abc import Sequence
 from functools import cache
 from io import FileIO
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -44,27 +45,61 @@ OVER = PRIVATE | FIXED | NO_RESERVE
 FAILED = ctypes.c_void_p(-1).value
 
 
-def mapped(path: Path, begin: int, shape: Sequence[int], dtype: torch.dtype) -> Tensor | None:
-    """The tensor that begins at this byte of a file. None for an empty one, or on a system that is not known
-    here.
+WINDOW = 2**24
+"""Bytes of a file that are mapped at once for the sake of small tensors, those of up to a quarter of it."""
 
-    The mapping is private: writing into the tensor does not reach the file.
-    """
-    size = math.prod(shape) * dtype.itemsize
-    if not size or not _known_system():
-        return None
-    if begin % dtype.itemsize:  # vector instructions cannot read it where it would lie
-        rows = mapped_rows([(path, begin)], shape, dtype)
-        return None if rows is None else rows[0]
+
+class MappedFile:
+    """A file of which tensors are mapped as they are asked for. They stay when it is gone."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._windows: dict[int, Pages] = {}
+
+    def tensor(self, begin: int, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor | None:
+        """The tensor that begins at this byte of the file. None for an empty one, or on a system that is not
+        known here.
+
+        The mapping is private: writing into the tensor does not reach the file. Raises CheckpointError if the
+        file does not go so far, or cannot be opened any more.
+        """
+        size = math.prod(shape) * dtype.itemsize
+        if not size or not _known_system():
+            return None
+        if begin % dtype.itemsize:  # vector instructions cannot read it where it would lie
+            rows = mapped_rows([(self.path, begin)], shape, dtype)
+            return None if rows is None else rows[0]
+        number = begin // WINDOW
+        pages = self._windows.get(number)
+        if size > WINDOW // 4:
+            pages = _of_file(self.path, begin, size, begin + size)
+        elif pages is None or begin + size > pages.end:
+            # So far that all small tensors which begin in this window end there.
+            pages = _of_file(self.path, number * WINDOW, WINDOW + WINDOW // 4, begin + size)
+            if pages is not None:
+                self._windows[number] = pages
+        if pages is None:
+            return None
+        count, offset = size // dtype.itemsize, begin - pages.begin
+        return torch.frombuffer(pages.memory, dtype=dtype, count=count, offset=offset).view(shape)
+
+
+class Pages(NamedTuple):
+    """The bytes `begin` … `end` of a file, in memory."""
+
+    begin: int
+    end: int
+    memory: Any
+    """A buffer, upon which whatever lies in it holds fast."""
+
+
+def _of_file(path: Path, begin: int, size: int, end: int) -> Pages | None:
+    """`size` bytes of a file or, if it ends before, what there is of them: those before `end` must be."""
     behind = begin % mmap.PAGESIZE
-    file = os.open(path, os.O_RDONLY)
-    try:
-        start = _map(None, behind + size, PRIVATE | NO_RESERVE, file, begin - behind)
-    finally:
-        os.close(file)
-    if start is None:
-        return None
-    return torch.frombuffer(_pages(start, behind, size), dtype=dtype).view(tuple(shape))
+    with _opened(path, end) as file:
+        size = min(size, os.fstat(file.fileno()).st_size - begin)
+        start = _map(None, behind + size, PRIVATE | NO_RESERVE, file.fileno(), begin - behind)
+    return None if start is None else Pages(begin, begin + size, _memory(start, behind, size))
 
 
 def mapped_rows(
@@ -86,7 +121,7 @@ def mapped_rows(
     start = _map(None, behind + size * rows, NEW, -1, 0)
     if start is None:
         return None
-    buffer = _pages(start, behind, size * rows)
+    buffer = _memory(start, behind, size * rows)
     for number, (path, begin) in enumerate(places):
         end, shift = begin + size, start + behind + number * size - begin  # from the file to memory
         first = last = begin  # of the pages that are mapped
@@ -94,7 +129,7 @@ def mapped_rows(
             # What else there is before the first row and behind the last is nobody's concern.
             first = _up(begin, page) if number else begin // page * page
             last = end // page * page if number < rows - 1 else _up(end, page)
-        with open(path, "rb", buffering=0) as file:
+        with _opened(path, end) as file:
             if last <= first:
                 first = last = begin
             elif _map(shift + first, last - first, OVER, file.fileno(), first) is None:
@@ -104,7 +139,7 @@ def mapped_rows(
     return torch.frombuffer(buffer, dtype=dtype).view(rows, *shape)
 
 
-def _pages(start: int, behind: int, size: int) -> Any:
+def _memory(start: int, behind: int, size: int) -> Any:
     """The memory of `size` bytes that begins `behind` a mapping's start; it is unmapped once out of use."""
     buffer = (ctypes.c_char * size).from_address(start + behind)
     finalizer = weakref.finalize(buffer, _libc().munmap, start, behind + size)
@@ -118,8 +153,25 @@ def _read(file: FileIO, begin: int, end: int, shift: int) -> None:
     while begin < end:
         got = file.readinto((ctypes.c_char * (end - begin)).from_address(shift + begin))
         if not got:
-            raise CheckpointError(f"{file.name!s} has lost bytes {begin} … {end} since it was opened")
+            raise _shrunk(file.name, begin)
         begin += got
+
+
+def _opened(path: Path, end: int) -> FileIO:
+    """A file that was opened before, and went at least as far as `end`."""
+    try:
+        file = FileIO(path)
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be opened any more: {error}") from error
+    length = os.fstat(file.fileno()).st_size
+    if length < end:
+        file.close()
+        raise _shrunk(path, length)
+    return file
+
+
+def _shrunk(path: object, length: int) -> CheckpointError:
+    return CheckpointError(f"{path} has shrunk to {length} bytes since it was opened")
 
 
 def _up(number: int, page: int) -> int:

@@ -34,12 +34,15 @@ class Plan:
         return sum(self.tensors[name].nbytes for name in link.names)
 
 
-def make_plan(module: nn.Module, key_map: KeyMap) -> Plan:
+def make_plan(module: nn.Module, key_map: KeyMap, tensors: dict[str, Tensor] | None = None) -> Plan:
     """Match every parameter and persistent buffer of `module` with the rules of `key_map`.
+
+    `tensors` are those of `module.state_dict()`, which says them if they are not given.
 
     Raises CheckpointError if the rules give no key for some tensor: the map is not that of this module.
     """
-    tensors: dict[str, Tensor] = module.state_dict(keep_vars=True)
+    if tensors is None:
+        tensors = module.state_dict(keep_vars=True)
     names_of: dict[int, list[str]] = {}
     for name, tensor in tensors.items():
         names_of.setdefault(id(tensor), []).append(name)

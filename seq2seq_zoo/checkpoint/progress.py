@@ -16,16 +16,15 @@ def progress(items: Collection[T], size: Callable[[T], int], what: str) -> Itera
     The bar is the hub's: HF_HUB_DISABLE_PROGRESS_BARS and its disable_progress_bars() take it away, and where
     standard error is no terminal there is none.
     """
-    sizes = [size(item) for item in items]
-    start, total, done, bar = time.monotonic(), sum(sizes), 0, None
+    start, bar = time.monotonic(), None
     try:
-        for item, more in zip(items, sizes, strict=True):
+        for number, item in enumerate(items):
             yield item
-            done += more
             if bar is not None:
-                bar.update(more)
-            elif time.monotonic() - start > PATIENCE and done < total:
-                bar = _bar(done, total, what)
+                bar.update(size(item))
+            elif time.monotonic() - start > PATIENCE and number + 1 < len(items):
+                sizes = list(map(size, items))
+                bar = _bar(sum(sizes[: number + 1]), sum(sizes), what)
     finally:
         if bar is not None:
             bar.close()

@@ -30,18 +30,20 @@ class Segment:
     """What stands between two dots: fixed text with at most one hole in it."""
 
     def __init__(self, text: str) -> None:
-        holes = list(HOLE.finditer(text))
-        if len(holes) > 1 or re.search(r"[{}]", HOLE.sub("", text)):
-            raise ValueError(f"template segment {text!r} must hold at most one placeholder such as {{i}}")
         self.hole: str | None = None
+        self.choices = ""
         self.words: tuple[str, ...] = (text,)
-        self.before, self.after = text, ""
-        if holes:
-            self.hole, choices = holes[0].group(1), holes[0].group(2)
-            self.before, self.after = text[: holes[0].start()], text[holes[0].end() :]
-            self.words = tuple(
-                self.before + fill + self.after for fill in (choices.split("|") if choices else [])
-            )
+        self.before, self.after, self.form = text, "", text
+        if "{" not in text and "}" not in text:
+            return
+        holes = list(HOLE.finditer(text))
+        if len(holes) != 1 or re.search(r"[{}]", HOLE.sub("", text)):
+            raise ValueError(f"template segment {text!r} must hold at most one placeholder such as {{i}}")
+        self.hole, self.choices = holes[0].group(1), holes[0].group(2) or ""
+        self.before, self.after = text[: holes[0].start()], text[holes[0].end() :]
+        self.form = f"{self.before}{{{self.hole}}}{self.after}"
+        words = self.choices.split("|") if self.choices else []
+        self.words = tuple(self.before + word + self.after for word in words)
 
     def match(self, text: str) -> str | None:
         """What fills the hole to give `text`, "" where there is none to be filled; or None."""
@@ -82,13 +84,13 @@ class Template:
         for hole, words in (choices or {}).items():
             text = text.replace(f"{{{hole}}}", f"{{{hole}:{words}}}")
         self.text = text
-        self.segments = tuple(segment(part) for part in text.split("."))
-        names = [segment.hole for segment in self.segments if segment.hole]
-        if not text or len(names) != len(set(names)):
+        self.segments = tuple(map(segment, text.split(".")))
+        filled = [segment for segment in self.segments if segment.hole]
+        self.choices = {str(segment.hole): segment.choices for segment in filled if segment.choices}
+        self.holes = frozenset(str(segment.hole) for segment in filled)
+        self._form = ".".join(segment.form for segment in self.segments)
+        if not text or len(self.holes) < len(filled):
             raise ValueError(f"template {text!r} must not be empty or use a placeholder twice")
-        self.holes = frozenset(names)
-        self.choices = {hole: words for hole, words in HOLE.findall(text) if words}
-        self._form = HOLE.sub(r"{\1}", text)
 
     def match(self, name: str) -> dict[str, str] | None:
         """What fills the holes to give `name`, or None."""
@@ -159,6 +161,8 @@ def template(text: str, choices: tuple[tuple[str, str], ...] = ()) -> Template:
 class Node:
     """What names have in common up to a dot: the nodes `below` are reached by the segments that follow."""
 
+    __slots__ = ("below", "name", "place")
+
     def __init__(self) -> None:
         self.below: dict[str, Node] = {}
         self.name: str | None = None  # of the one that ends here
@@ -173,8 +177,9 @@ class Names:
         for place, name in enumerate(names):
             node = self.root
             for segment in name.split("."):
-                below = node.below.get(segment)
-                if below is None:
-                    below = node.below[segment] = Node()
-                node = below
+                below = node.below
+                if segment in below:
+                    node = below[segment]
+                else:
+                    node = below[segment] = Node()
             node.name, node.place = name, place

@@ -131,7 +131,25 @@ def for_inference(model: nn.Module, inference: bool = True) -> None:
 
     It is the class of a module that changes: its parameters, its hooks and its name stay.
     """
-    before, after = (nn.Linear, Linear) if inference else (Linear, nn.Linear)
     for part in model.modules():
-        if type(part) is before:
-            part.__class__ = after
+        _suit(part, inference)
+
+
+def train(module: nn.Module, mode: bool) -> None:
+    """`module.train(mode)` and `for_inference(module, not mode)`, in a fifth of their time: PyTorch asks of
+    each module what kind of attribute this is that is set, and a model has hundreds."""
+    if type(module).train is not nn.Module.train:  # it has a way of its own
+        module.train(mode)
+        for_inference(module, not mode)
+        return
+    module.__dict__["training"] = mode
+    _suit(module, not mode)
+    for part in module._modules.values():
+        if part is not None:
+            train(part, mode)
+
+
+def _suit(module: nn.Module, inference: bool) -> None:
+    before, after = (nn.Linear, Linear) if inference else (Linear, nn.Linear)
+    if type(module) is before:
+        object.__setattr__(module, "__class__", after)

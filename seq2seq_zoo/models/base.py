@@ -11,12 +11,11 @@ A family's classes say four things about themselves, and the rest is here:
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import gc
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal, Protocol, TypeVar, overload, runtime_checkable
 
 import torch
@@ -38,7 +37,7 @@ from ..errors import CheckpointError, ConfigError, UsageError
 from ..generation import Decoding, GenerateOutput, GenerationConfig, compute_transition_scores, generate
 from ..hub import Pushable, options_of_push, push_folder
 from ..layers.experts import StackedLinear
-from ..layers.linear import for_inference
+from ..layers.linear import train
 from ..layers.norms import RMSNorm
 from ..layers.positions import LearnedPositions, RelativeDistances, RelativePositionBias
 
@@ -206,7 +205,7 @@ class Model(nn.Module, Pushable):
                 kind = type(quantization_config).__name__
                 raise ConfigError(f"quantization_config is a {kind}; it must be a BitsAndBytesConfig")
             quantization_config.check(cls.__name__)
-        with _uncollected():
+        with _Uncollected():
             cfg = cls._config_for(where, config, hub, config_overrides)
             wanted = dtype if torch_dtype is None else torch_dtype
             if wanted in ("auto", None):
@@ -307,10 +306,14 @@ class Model(nn.Module, Pushable):
     def train(self: ModelT, mode: bool = True) -> ModelT:
         """Train, or (`mode` False, as `eval` says it) infer; then linear layers suit themselves to the number
         of rows (see `layers.linear`)."""
-        super().train(mode)
+        if not isinstance(mode, bool):
+            raise ValueError(f"mode is {mode!r}; it must be True or False")
+        self.training = mode
         for part in self.children():
-            if not isinstance(part, Model):  # which has done so itself
-                for_inference(part, not mode)
+            if isinstance(part, Model):
+                part.train(mode)
+            else:
+                train(part, mode)
         return self
 
     @property
@@ -421,15 +424,15 @@ class WithoutValues(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-@contextlib.contextmanager
-def _uncollected() -> Iterator[None]:
+class _Uncollected:
     """Without Python's search for garbage: a load makes none, and the search takes longer than the load."""
-    searching = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if searching:
+
+    def __enter__(self) -> None:
+        self.searching = gc.isenabled()
+        gc.disable()
+
+    def __exit__(self, *_: object) -> None:
+        if self.searching:
             gc.enable()
 
 

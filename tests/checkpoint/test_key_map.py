@@ -2,6 +2,7 @@
 
 import re
 from itertools import combinations
+from typing import Any
 
 import pytest
 import torch
@@ -10,6 +11,9 @@ from hypothesis import strategies as st
 
 from seq2seq_zoo.checkpoint import Alias, Drop, KeyMap, Link, Rename, Respell, Rules, Split, Stack, renames
 from seq2seq_zoo.checkpoint.template import Names, Template, overlaps, template
+from seq2seq_zoo.models.base import Model
+from seq2seq_zoo.models.encoder_decoder import EncoderDecoderModel
+from seq2seq_zoo.models.families import FAMILIES
 from tests.checkpoint.toy import BODY_MAP, HEAD_MAP, Toy, ToyWithHead, hub_state, on_meta
 
 SEGMENTS = [
@@ -217,7 +221,31 @@ def test_under_moves_both_sides() -> None:
 )
 def test_ambiguous_rules_are_refused(rules: Rules, said: str) -> None:
     with pytest.raises(ValueError, match=f"(?s){said}"):
-        KeyMap(rules, base_prefix="m.")
+        KeyMap(rules, base_prefix="m.").check()
+
+
+BY_5 = {"tie_word_embeddings": False, "transformers_version": "5.0.0"}
+MAPS: list[tuple[type[Model], dict[str, Any]]] = [
+    (cls, values)
+    for family in FAMILIES
+    for cls in (family.model, family.encoder, *family.tasks.values())
+    for values in ({}, {"feed_forward_proj": "relu"}, BY_5)
+    if cls is not None
+]
+MAPS += [
+    (
+        EncoderDecoderModel,
+        {"encoder": {"model_type": reads}, "decoder": {"model_type": writes, "is_decoder": True}},
+    )
+    for reads in (family.config.model_type for family in FAMILIES if family.encoder)
+    for writes in (family.config.model_type for family in FAMILIES if "CausalLM" in family.tasks)
+]
+
+
+@pytest.mark.parametrize(("cls", "values"), MAPS)
+def test_the_maps_of_all_classes_are_sound(cls: type[Model], values: dict[str, Any]) -> None:
+    """Loading does not check them."""
+    cls.key_map(cls.config_class.from_dict(values)).check()
 
 
 def test_words_need_listing_on_one_side_only() -> None:

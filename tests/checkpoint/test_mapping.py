@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from seq2seq_zoo.checkpoint import KeyMap, Rules, Stack, load_weights, mapping, open_weights, renames
-from seq2seq_zoo.checkpoint.mapping import mapped, mapped_rows
+from seq2seq_zoo.checkpoint.mapping import WINDOW, MappedFile, mapped_rows
 from seq2seq_zoo.errors import CheckpointError
 
 PAGE = mmap.PAGESIZE
@@ -60,7 +60,7 @@ def test_rows_that_lie_apart_become_one_tensor(tmp_path: Path, pages: int, behin
 def test_one_tensor_needs_no_whole_pages(tmp_path: Path, begin: int, shape: tuple[int, ...]) -> None:
     path = tmp_path / "a"
     content = random_file(path, 40)
-    single = mapped(path, begin, shape, torch.int16)
+    single = MappedFile(path).tensor(begin, shape, torch.int16)
     assert single is not None
     assert single.shape == shape
     assert torch.equal(single, as_tensor(content, begin, shape))
@@ -82,7 +82,7 @@ def test_a_mapping_is_private_outlives_its_file_and_ends_with_its_tensor(tmp_pat
     del row
     assert not maps_of(path)
 
-    single = mapped(path, 3 * PAGE + 8, (PAGE // 2,), torch.int16)
+    single = MappedFile(path).tensor(3 * PAGE + 8, (PAGE // 2,), torch.int16)
     assert single is not None
     assert maps_of(path)
     single[0] = 7
@@ -92,6 +92,32 @@ def test_a_mapping_is_private_outlives_its_file_and_ends_with_its_tensor(tmp_pat
     assert torch.equal(single, as_tensor(content, 3 * PAGE + 10, (PAGE // 2 - 1,)))
     del single
     assert not maps_of(Path(f"{path} (deleted)"))
+
+
+@linux
+def test_small_neighbours_share_a_mapping(tmp_path: Path) -> None:
+    """And no large one does, nor one that lies far away; each is held by itself."""
+    path, large = tmp_path / "a", WINDOW // 4 // 2 + 1
+    with path.open("wb") as file:
+        file.truncate(3 * WINDOW)
+        places = [8, PAGE + 8, WINDOW - 6, 2 * WINDOW + 10, 3 * WINDOW - 6]
+        for number, begin in enumerate(places):
+            file.seek(begin)
+            file.write(bytes([number + 1, 0] * 3))
+    whole = MappedFile(path)
+    found = [whole.tensor(begin, (3,), torch.int16) for begin in places]
+    assert [tensor is not None and tensor.tolist() for tensor in found] == [[n + 1] * 3 for n in range(5)]
+    assert len(maps_of(path)) == 2
+    assert {tensor.untyped_storage().nbytes() for tensor in found if tensor is not None} == {6}
+    alone = whole.tensor(2 * PAGE, (large,), torch.int16)
+    assert alone is not None
+    assert len(maps_of(path)) == 3
+    del whole, found[:2]
+    assert len(maps_of(path)) == 3, "the third lies in the first window"
+    del found[0]
+    assert len(maps_of(path)) == 2
+    del found, alone
+    assert not maps_of(path)
 
 
 @linux
@@ -127,15 +153,19 @@ def test_nothing_is_left_to_others(tmp_path: Path) -> None:
     random_file(path, 1)
     assert mapped_rows([(path, 0), (path, 8)], (0, 5), torch.int16) is None
     assert mapped_rows([], (5,), torch.int16) is None
-    assert mapped(path, 0, (0, 5), torch.int16) is None
+    assert MappedFile(path).tensor(0, (0, 5), torch.int16) is None
 
 
 @linux
 def test_a_file_that_has_shrunk(tmp_path: Path) -> None:
     path = tmp_path / "a"
     random_file(path, 2)
-    with pytest.raises(CheckpointError, match=r"a has lost bytes .* since it was opened"):
-        mapped_rows([(path, 0), (path, PAGE + 4)], (PAGE // 2,), torch.int16)
+    for lost in ([(path, 0), (path, PAGE + 4)], [(path, 2 * PAGE), (path, PAGE)]):
+        with pytest.raises(CheckpointError, match=rf"a has shrunk to {2 * PAGE} bytes since it was opened"):
+            mapped_rows(lost, (PAGE // 2,), torch.int16)
+    for begin in (PAGE + 4, 2 * PAGE, 9 * PAGE):
+        with pytest.raises(CheckpointError, match=rf"a has shrunk to {2 * PAGE} bytes since it was opened"):
+            MappedFile(path).tensor(begin, (PAGE // 2,), torch.int16)
 
 
 @linux
@@ -150,7 +180,7 @@ def test_a_refusal_by_the_system_leaves_nothing_behind(
     assert mapped_rows([(path, 0), (path, PAGE)], (PAGE // 2,), torch.int16) is None
     assert not maps_of(path)
     monkeypatch.setattr(mapping, "_map", lambda *call: None)
-    assert mapped(path, 0, (PAGE // 2,), torch.int16) is None
+    assert MappedFile(path).tensor(0, (PAGE // 2,), torch.int16) is None
 
 
 # ---- loading ----

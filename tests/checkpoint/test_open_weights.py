@@ -534,8 +534,15 @@ def test_a_file_that_shrinks_while_it_is_read(tmp_path: Path) -> None:
     safetensors.torch.save_file({"a": torch.zeros(50_000)}, path)
     weights = open_weights(tmp_path)
     os.truncate(path, 100_000)
-    with pytest.raises(CheckpointError, match=r"has lost the data of 'a' since it was opened"):
+    said = r"model\.safetensors has shrunk to 100000 bytes since it was opened"
+    with pytest.raises(CheckpointError, match=said):
         weights.read("a", torch.empty(50_000, dtype=torch.bfloat16))
+    if sys.platform == "linux":
+        with pytest.raises(CheckpointError, match=said):
+            weights.tensor("a")
+        path.unlink()
+        with pytest.raises(CheckpointError, match=r"model\.safetensors cannot be opened any more: .*No such"):
+            weights.tensor("a")
 
 
 @pytest.mark.parametrize("known", [True, False])
