@@ -12,7 +12,8 @@ In float64 the two should agree to rounding, 1e-9. Where transformers computes i
 model's dtype (the mean square of T5's norm, softmaxes, MEGA's sines), that is lifted to float64 first, or the
 table would show its rounding instead. Its faults, which tests/DIVERGENCES.md lists, stay and show.
 
-Exit code: 0 if every layer is within the tolerance, 1 if not, 2 if there was nothing to compare.
+Exit code: 0 if every layer is within the tolerance, 1 if not, 2 if there was nothing to compare or the figure
+cannot be written.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from inspect import signature
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -76,8 +78,11 @@ def theirs_of(name: str, model_type: str) -> Any:
     return found
 
 
-def load_both(where: str, class_name: str | None, dtype: Any, revision: str | None) -> tuple[Any, Any]:
-    """Our model and theirs, in eval mode."""
+def load_both(
+    where: str, class_name: str | None, dtype: Any, revision: str | None
+) -> tuple[Any, Any, list[str]]:
+    """Our model and theirs, in eval mode, and the keys the checkpoint lacks, where theirs starts as ours."""
+    from seq2seq_zoo.checkpoint.plan import make_plan
     from seq2seq_zoo.checkpoint.resolve import BUNDLED, bundled_folder
     from seq2seq_zoo.config import read_config
     from seq2seq_zoo.inspection import find_class
@@ -87,7 +92,7 @@ def load_both(where: str, class_name: str | None, dtype: Any, revision: str | No
     family = family_of(values.get("model_type"), where)
     cls = find_class(family, class_name, values.get("architectures") or ())
     other = theirs_of(cls.__name__, values["model_type"])
-    ours = cls.from_pretrained(where, dtype=dtype, revision=revision)
+    ours, info = cls.from_pretrained(where, dtype=dtype, revision=revision, output_loading_info=True)
 
     place = str(bundled_folder(where)) if where.startswith(BUNDLED) else where
     options: dict[str, Any] = {"revision": revision or "main", "torch_dtype": dtype}
@@ -95,8 +100,13 @@ def load_both(where: str, class_name: str | None, dtype: Any, revision: str | No
         config = other.config_class.from_pretrained(place, revision=options["revision"])
         config._experts_implementation = "eager"
         options["config"] = config
-    theirs = other.from_pretrained(place, attn_implementation="eager", **options)
-    return ours, theirs.to(dtype).eval()
+    theirs = other.from_pretrained(place, attn_implementation="eager", **options).to(dtype).eval()
+    plan, absent = make_plan(ours, cls.key_map(ours.config)), info["missing_keys"]
+    for link in plan.links:
+        if not set(absent).isdisjoint(link.keys):
+            tensors = link.rule.to_theirs([plan.tensors[name].detach() for name in link.names])
+            theirs.load_state_dict(dict(zip(link.keys, tensors, strict=True)), strict=False)
+    return ours, theirs, absent
 
 
 # ---- what both are given ----
@@ -143,19 +153,37 @@ def _ids_at_random(model: Any) -> list[int]:
     return [*ids, end] if isinstance(end, int) and end < size else ids
 
 
+def readable(ids: Sequence[int], config: Any) -> list[int]:
+    """The ids that both can read: of too many the first, and the last one, which ends the text.
+
+    In chunks transformers reads any number up to one chunk, beyond it whole ones; a decoder needs the first
+    whole as well, and reads too few again and again.
+    """
+    count = len(ids)
+    longest = getattr(config, "max_position_embeddings", None) or count
+    if config.model_type == "mega":
+        longest = config.max_positions
+        if config.use_chunking:
+            chunk = config.chunk_size
+            if count < chunk and config.is_decoder:
+                return list(islice(cycle(ids), chunk))
+            longest = max(count - count % chunk, chunk)
+    return [*ids[: longest - 1], ids[-1]] if longest < count else list(ids)
+
+
 def arguments_of(model: Any, ids: Sequence[int]) -> dict[str, Any]:
     """The keywords of a pass that returns all hidden vectors."""
     import torch
 
-    limit = getattr(model.config, "max_position_embeddings", None) or len(ids)
-    row = torch.tensor([list(ids)[:limit]])
+    row = torch.tensor([readable(ids, getattr(model.config, "encoder", model.config))])
     given: dict[str, Any] = {"input_ids": row, "attention_mask": torch.ones_like(row)}
     if type(model).__name__.endswith("MultipleChoice"):  # [rows, choices, length]
         given = {name: torch.stack([value, value.flip(1)], 1) for name, value in given.items()}
     reads_twice = type(model).__name__.endswith(("SequenceClassification", "QuestionAnswering"))
     if "decoder_input_ids" in signature(model.forward).parameters and not reads_twice:
-        start = model.config.decoder_start_token_id
-        given["decoder_input_ids"] = torch.cat([torch.tensor([[start or 0]]), row[:, : max(1, limit - 1)]], 1)
+        started = [model.config.decoder_start_token_id or 0, *row[0].tolist()]
+        started = readable(started, getattr(model.config, "decoder", model.config))
+        given["decoder_input_ids"] = torch.tensor([started])
     if "use_cache" in signature(model.forward).parameters:
         given["use_cache"] = False
     return given | {"output_hidden_states": True, "return_dict": True}
@@ -231,11 +259,16 @@ def compare(
 
     precision = getattr(torch, dtype)
     with lifted(precision):
-        ours, theirs = load_both(where, class_name, precision, revision)
+        ours, theirs, absent = load_both(where, class_name, precision, revision)
         source = f"{len(ids)} token ids as given" if ids is not None else ""
         if ids is None:
             ids, source = ids_of(text, where, revision, ours)
         arguments = arguments_of(ours, ids)
+        count = arguments["input_ids"].shape[-1]
+        if count != len(ids):
+            source += f", {'cut' if count < len(ids) else 'repeated'} to the {count} that both can read"
+        if absent:
+            source += f"; not in the checkpoint, of the same random start in both: {', '.join(absent)}"
         with torch.no_grad():
             mine, other = ours(**arguments), theirs(**arguments)
     rows = [Row(name, *_errors(a, b)) for name, a, b in _tensors(mine, other)]
@@ -338,21 +371,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 class_name=given.class_name,
                 revision=given.revision,
             )
+        apart = [row.name for row in rows if not is_within(row, tolerance)]
+        verdict = f"{len(apart)} of {len(rows)} apart, the first: {apart[0]}" if apart else ""
+        show(title, *lines_of(rows, tolerance), verdict or "all within the tolerance")
+        if given.plot is not None:
+            plot(rows, tolerance, title, given.plot)
     except SystemExit as end:  # argparse: 0 after --help
         return int(end.code or 0)
     except Exception as problem:
-        print(f"parity.py: error: {' '.join(str(problem).split())}", file=sys.stderr)
+        what = " ".join(str(problem).split()) or type(problem).__name__
+        print(f"parity.py: error: {what}", file=sys.stderr)
         return NOTHING
-    print(title)
-    for line in lines_of(rows, tolerance):
-        print(line)
-    apart = [row.name for row in rows if not is_within(row, tolerance)]
-    print(
-        f"{len(apart)} of {len(rows)} apart, the first: {apart[0]}" if apart else "all within the tolerance"
-    )
-    if given.plot is not None:
-        plot(rows, tolerance, title, given.plot)
     return APART if apart else WITHIN
+
+
+def show(*lines: str) -> None:
+    """Print lines, to whoever reads them: one who has seen enough may go away."""
+    try:
+        for line in lines:
+            print(line)
+        sys.stdout.flush()
+    except BrokenPipeError:  # as Python ends, it flushes once more: into nothing
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _numbers(text: str) -> list[int]:

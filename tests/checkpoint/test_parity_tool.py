@@ -102,6 +102,55 @@ def test_other_dtypes(dtype: str, tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "the first: encoder layer 1" in capsys.readouterr().out
 
 
+def test_texts_that_are_too_long(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of a text that one of the two cannot read whole both get a part, which keeps its end."""
+    bart = str(checkpoint("MvpForSequenceClassification", tmp_path / "mvp"))
+    longest = mvp.SIZE["max_position_embeddings"]
+    end = mvp.SIZE.get("eos_token_id", 2)
+    ids = " ".join(["5"] * longest + [str(end)])
+    assert parity.main([bart, "--ids", ids]) == parity.WITHIN
+    assert f"{longest + 1} token ids as given, cut to the {longest} that both" in capsys.readouterr().out
+    pair = "bundled:bert2bert"
+    assert parity.main([pair, "--text", "ana likes tea . " * 20]) == parity.WITHIN
+    assert "cut to the 48 that both can read" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(MAJOR == 5, reason="transformers 5.x has no MEGA")
+@pytest.mark.parametrize(
+    ("field", "said"),
+    [
+        ({"use_chunking": True, "chunk_size": 4}, ", cut to the 8 that both can read"),
+        ({"use_chunking": True, "chunk_size": 16}, ", repeated to the 16 that both can read"),
+        ({"use_chunking": True, "chunk_size": 16, "is_decoder": False}, ""),
+        ({"max_positions": 6}, ", cut to the 6 that both can read"),
+    ],
+)
+def test_a_mega_reads_whole_chunks(
+    field: dict[str, Any], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """transformers reads no others beyond the first, and in a decoder not even that."""
+    config = seq2seq_zoo.MegaConfig(**{**MEGA, "is_decoder": True, "bidirectional": False, **field})
+    torch.manual_seed(0)
+    name = "MegaForCausalLM" if config.is_decoder else "MegaForTokenClassification"
+    model = getattr(seq2seq_zoo, name)(config)
+    randomise(model)
+    model.save_pretrained(tmp_path)
+    assert parity.main([str(tmp_path), "--ids", "5 6 7 8 9 10 11 12 13 14"]) == parity.WITHIN
+    assert f"10 token ids as given{said}\n" in capsys.readouterr().out
+    assert parity.main([str(tmp_path)]) == parity.WITHIN
+    capsys.readouterr()
+
+
+def test_heads_that_the_checkpoint_lacks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Both libraries start them at random, each in its way: that is no error of a layer."""
+    for name, head in (("PhimoeForCausalLM", "score.weight"), ("MT5ForConditionalGeneration", "classifier")):
+        other = {"score.weight": "PhimoeForSequenceClassification"}.get(head, "MT5ForTokenClassification")
+        folder = checkpoint(name, tmp_path / name)
+        assert parity.main([str(folder), "--class", other]) == parity.WITHIN
+        title = capsys.readouterr().out.splitlines()[0]
+        assert f"not in the checkpoint, of the same random start in both: {head}" in title
+
+
 def test_a_layer_that_differs_is_found(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -168,6 +217,42 @@ def test_a_figure(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     figure = tmp_path / "errors.png"
     assert parity.main(["bundled:mt5", "--plot", str(figure)]) == parity.WITHIN
     assert figure.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="pipes of POSIX")
+def test_the_reader_goes_away(tmp_path: Path) -> None:
+    """As in `parity.py WHERE | head -1`: the exit code still tells."""
+    folder = checkpoint("BertGenerationEncoder", tmp_path)
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        done = subprocess.run(
+            [sys.executable, ROOT / "tools" / "parity.py", folder],
+            stdout=writing,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    finally:
+        os.close(writing)
+    assert (done.returncode, done.stderr) == (parity.WITHIN, "")
+
+
+def test_a_figure_that_cannot_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is no layer that differs: the exit code is not that one."""
+    target = str(tmp_path / "nowhere" / "errors.png")
+
+    def refuse(*_: Any) -> None:
+        raise FileNotFoundError(2, "No such file or directory", target)
+
+    monkeypatch.setattr(parity, "_need", lambda *_: None)
+    monkeypatch.setattr(parity, "plot", refuse)
+    folder = str(checkpoint("BertGenerationEncoder", tmp_path / "checkpoint"))
+    assert parity.main([folder, "--plot", target]) == parity.NOTHING
+    out, err = capsys.readouterr()
+    assert out.splitlines()[-1] == "all within the tolerance"
+    assert "parity.py: error: [Errno 2] No such file" in err
 
 
 def test_what_is_not_installed(tmp_path: Path) -> None:
