@@ -82,9 +82,11 @@ class PhimoeConfig(Config):
     num_hidden_layers: int = 32
     """Layers of the stack."""
     num_attention_heads: int = 32
-    """Query heads of each attention; they divide hidden_size."""
+    """Query heads of each attention; they divide hidden_size, unless there is a head_dim."""
     num_key_value_heads: int | None = 8
     """Key-value heads, a divisor of the query heads: as many (None), fewer (grouped), or 1."""
+    head_dim: int | None = None
+    """Size of a head, as Phi-tiny-MoE-instruct gives it; None: hidden_size / num_attention_heads."""
     hidden_act: str = "silu"
     """Activation of the experts."""
     max_position_embeddings: int = 4096 * 32
@@ -169,7 +171,10 @@ class PhimoeConfig(Config):
         positive(self, "max_position_embeddings")
         not_negative(self, "initializer_range", "rms_norm_eps", "router_aux_loss_coef", "router_jitter_noise")
         probability(self, "attention_dropout", "input_jitter_noise")
-        divides(self, "num_attention_heads", "hidden_size")
+        if self.head_dim is None:
+            divides(self, "num_attention_heads", "hidden_size")
+        else:
+            positive(self, "head_dim")
         divides(self, "num_key_value_heads", "num_attention_heads")
         known_activation(self, "hidden_act")
         in_vocabulary(self, "pad_token_id")
@@ -186,10 +191,15 @@ class PhimoeConfig(Config):
         if not LEAST <= self.rope_theta <= HIGHEST_BASE:
             raise ConfigError(f"rope_theta is {self.rope_theta}; it must be from {LEAST} to {HIGHEST_BASE}")
         if self.head_size % 2:
-            raise ConfigError(
-                f"hidden_size / num_attention_heads is {self.head_size}; rotary positions need an even size"
-            )
+            size = "hidden_size / num_attention_heads" if self.head_dim is None else "head_dim"
+            raise ConfigError(f"{size} is {self.head_size}; rotary positions need an even size")
         self._check_scaling()
+
+    def to_dict(self) -> dict[str, Any]:
+        values = super().to_dict()
+        if self.head_dim is None:
+            del values["head_dim"]  # transformers 5.x takes a head_dim that is there for a number
+        return values
 
     def validate_rope(self, ignore_keys: Collection[str] | None = None) -> None:
         """Raise ConfigError unless rotary positions can be made of what the config says of them, as `check`
@@ -199,7 +209,7 @@ class PhimoeConfig(Config):
     @property
     def head_size(self) -> int:
         """E, the numbers of one head."""
-        return self.hidden_size // self.num_attention_heads
+        return self.hidden_size // self.num_attention_heads if self.head_dim is None else self.head_dim
 
     def _check_scaling(self) -> None:
         scaling = self.rope_scaling

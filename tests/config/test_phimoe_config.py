@@ -163,6 +163,10 @@ def test_heads() -> None:
     assert PhimoeConfig(num_key_value_heads=None).num_key_value_heads == 32
     assert PhimoeConfig(num_attention_heads=16).num_key_value_heads == 8
     assert PhimoeConfig().head_size == 128
+    assert "head_dim" not in PhimoeConfig().to_dict()
+    apart = PhimoeConfig(num_attention_heads=24, head_dim=64)  # 4096 / 24 is not whole
+    assert apart.head_size == apart.head_dim == apart.to_dict()["head_dim"] == 64
+    assert PhimoeConfig.from_dict(apart.to_dict()) == apart
 
 
 def scaled(**changes: Any) -> dict[str, Any]:
@@ -177,6 +181,9 @@ def scaled(**changes: Any) -> dict[str, Any]:
         ({"num_key_value_heads": 0}, "num_key_value_heads is 0; it must be at least 1"),
         ({"num_attention_heads": 3}, "num_attention_heads is 3; it must divide hidden_size, 16"),
         ({"hidden_size": 12}, "hidden_size / num_attention_heads is 3; rotary positions need an even size"),
+        ({"head_dim": 0}, "head_dim is 0; it must be at least 1"),
+        ({"head_dim": 3}, "head_dim is 3; rotary positions need an even size"),
+        ({"head_dim": 4.0}, "head_dim is 4.0, of type float; it must be a whole number or null"),
         ({"sliding_window": 0}, "sliding_window is 0; it must be at least 1"),
         ({"sliding_window": 2.5}, "sliding_window is 2.5, of type float; it must be"),
         ({"num_local_experts": 1}, "num_local_experts is 1; it must be at least 2"),

@@ -233,6 +233,31 @@ def test_the_published_count_and_every_key(options: dict[str, Any], count: int) 
     assert shapes["model.layers.0.self_attn.k_proj.weight"] == (1024, 4096)
 
 
+def test_phi_tiny_moe_instruct() -> None:
+    """16 heads of 128 in a width of 4096: 3.8 billion parameters, of which a token uses 1.1, says its card
+    (and arXiv:2506.18349)."""
+    options = {"num_attention_heads": 16, "num_key_value_heads": 4, "head_dim": 128, "intermediate_size": 448}
+    config = seq2seq_zoo.PhimoeConfig(**options, attention_bias=True, lm_head_bias=True, rope_theta=10000.0)
+    with torch.device("meta"):
+        model = seq2seq_zoo.PhimoeForCausalLM(config)
+    assert round(model.num_parameters() / 1e9, 1) == 3.8
+    links = model.key_map(config).links({name: p.shape for name, p in model.named_parameters()})
+    shapes = {key: shape for link in links for key, shape in zip(link.keys, link.key_shapes, strict=True)}
+    assert shapes["model.layers.31.self_attn.q_proj.weight"] == (2048, 4096)
+    assert shapes["model.layers.31.self_attn.k_proj.bias"] == (512,)
+    assert shapes["model.layers.31.self_attn.o_proj.weight"] == (4096, 2048)
+
+
+def test_heads_of_a_size_of_their_own(tmp_path: Path) -> None:
+    ours = ours_at_random(head_dim=6)
+    ours.save_pretrained(tmp_path)
+    again = seq2seq_zoo.PhimoeForCausalLM.from_pretrained(tmp_path)
+    assert again.config.head_dim == 6
+    assert torch.equal(again(SHORT).logits, ours(SHORT).logits)
+    with pytest.raises(CheckpointError, match=r"q_proj\.weight \[24, 16\]"):
+        seq2seq_zoo.PhimoeForCausalLM.from_pretrained(tmp_path, head_dim=None)
+
+
 def test_trust_in_remote_code_changes_nothing(tmp_path: Path) -> None:
     """The documentation asks for `trust_remote_code=True`; it is accepted, stored nowhere, and runs
     nothing."""

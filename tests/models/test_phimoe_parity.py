@@ -10,7 +10,7 @@ import transformers
 from torch import Tensor
 
 import seq2seq_zoo
-from tests.oracle import assert_gradients_agree, needs_4, relative_error
+from tests.oracle import assert_gradients_agree, needs_4, needs_5, relative_error
 from tests.phimoe_oracle import (
     BORDER,
     EVERYTHING,
@@ -91,6 +91,26 @@ def test_training_with_a_seed(tmp_path: Any, config: str) -> None:
             # ours are the weights before the dropout, theirs after it
             assert_real_parts_agree(mine, expected, mask, but="attentions")
             assert_gradients_agree(ours, mine.loss, theirs, expected.loss, as_stored)
+
+
+@needs_5  # 4.57.6 knows no head_dim
+@pytest.mark.parametrize("longrope", [False, True])
+def test_heads_of_a_size_of_their_own(tmp_path: Any, longrope: bool) -> None:
+    """As in Phi-tiny-MoE-instruct: 16 heads of 128 in a width of 4096."""
+    options: dict[str, Any] = {"head_dim": 6, "attention_bias": True}
+    if longrope:
+        factors = {"short_factor": [1.0, 1.3, 1.1], "long_factor": [2.0, 5.0, 3.0]}
+        options["rope_scaling"] = {**LONGROPE["rope_scaling"], **factors}
+    with exactly():
+        theirs, ours = pair("PhimoeForCausalLM", tmp_path, **options)
+        assert ours.model.stack.layers[0].self_attention.query.weight.shape == (24, 16)
+        for side in ("full", "right"):
+            call, mask = call_with(BORDER, side, labels=True)
+            expected = theirs(**call, **EVERYTHING, use_cache=False)
+            assert_real_parts_agree(ours(**call, **EVERYTHING, use_cache=False), expected, mask)
+        steps = ours(call["input_ids"][:1, :5])
+        found = ours(call["input_ids"][:1, 5:], past_key_values=steps.past_key_values).logits
+        assert relative_error(found, ours(call["input_ids"][:1]).logits[:, 5:]) <= 1e-9
 
 
 @needs_4
