@@ -5,8 +5,9 @@
     python tools/list_released_keys.py --show NAME     a list, key by key, with the tensor of ours it becomes
 
 The keys are those of the checkpoint's class in transformers 4.57.6, built on the meta device from the
-published config. A file made by an early release carries besides what that release left in it, tied copies
-and buffers; a list names these apart, because the file may have been saved again since:
+published config; where that release is not installed, lists are shown, but not written or checked (exit code
+2). A file made by an early release carries besides what that release left in it, tied copies and buffers; a
+list names these apart, because the file may have been saved again since:
 
     {"class": …, "config": {…}, "tensors": {"encoder.block.{0..7}.…": "F32 [384, 512]"}, "may_carry": {…}}
 
@@ -18,8 +19,10 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import os
 import re
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -290,19 +293,29 @@ def text_of(name: str) -> str:
     return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--check", action="store_true", help="write nothing")
     parser.add_argument("--show", metavar="NAME", choices=list(RELEASED), help="show a list beside our names")
-    given = parser.parse_args()
+    given = parser.parse_args(arguments)
     sys.path.insert(0, str(ROOT))
     if given.show:
         from seq2seq_zoo.inspection import count_lines, key_lines
 
         found = inspect_list(given.show)
-        for line in (*count_lines(found), "", *key_lines(found)):
-            print(line)
+        try:
+            for line in (*count_lines(found), "", *key_lines(found)):
+                print(line)
+            sys.stdout.flush()
+        except BrokenPipeError:  # the reader has seen enough; as Python ends, it flushes once more
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    try:
+        import transformers
+    except ImportError:
+        parser.error("transformers is not installed here: pip install transformers==4.57.6")
+    if not transformers.__version__.startswith("4."):
+        parser.error(f"transformers is {transformers.__version__}; 4.57.6 is the last that has all families")
     stale = 0
     for name in RELEASED:
         path, text = path_of(name), text_of(name)

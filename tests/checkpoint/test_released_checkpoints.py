@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import math
+import os
+import subprocess
+import sys
 from collections.abc import Iterable
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,6 +15,7 @@ import torch
 from seq2seq_zoo.checkpoint import load
 from seq2seq_zoo.inspection import Inspection
 from seq2seq_zoo.models.auto import family_of
+from tests.structure.package import ROOT
 from tools import list_released_keys as lists
 
 NAMES = list(lists.RELEASED)
@@ -90,6 +95,39 @@ def test_the_lists_are_what_the_oracle_would_save(name: str) -> None:
     if not transformers.__version__.startswith("4."):
         pytest.skip("the lists are made with transformers 4.57.6, which has all families")
     assert lists.path_of(name).read_text() == lists.text_of(name), "run tools/list_released_keys.py"
+
+
+def test_lists_that_cannot_be_made_here(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """That is no list out of date: the exit code is not that one."""
+    for found, said in (
+        (None, "transformers is not installed here: pip install transformers==4.57.6"),
+        (SimpleNamespace(__version__="5.23.0"), "transformers is 5.23.0; 4.57.6 is the last that has all"),
+    ):
+        monkeypatch.setitem(sys.modules, "transformers", found)
+        for arguments in (["--check"], []):
+            with pytest.raises(SystemExit) as end:
+                lists.main(arguments)
+            assert end.value.code == 2
+            assert said in capsys.readouterr().err
+
+
+@pytest.mark.skipif(os.name != "posix", reason="pipes of POSIX")
+def test_the_reader_goes_away() -> None:
+    """As in `list_released_keys.py --show NAME | head -1`."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        done = subprocess.run(
+            [sys.executable, ROOT / "tools" / "list_released_keys.py", "--show", "google/mt5-small"],
+            stdout=writing,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    finally:
+        os.close(writing)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_folding() -> None:
