@@ -7,7 +7,7 @@ one error; what is absent is newly initialised, and said in one warning.
 """
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from seq2seq_zoo.checkpoint.keymap import KeyMap, Link, Stack
+from seq2seq_zoo.checkpoint.keymap import KeyMap, Link, Rename, Stack
 from seq2seq_zoo.checkpoint.plan import Plan, make_plan
 from seq2seq_zoo.checkpoint.progress import progress
 from seq2seq_zoo.checkpoint.weights import Weights
@@ -67,7 +67,7 @@ def load_weights(
     """
     if dtype is not None and not dtype.is_floating_point:
         raise ValueError(f"dtype is {dtype}; it must be a floating-point dtype, or None")
-    slots = dict(_slots(module))
+    slots = _slots(module)
     plan = make_plan(module, key_map, {name: slot.tensor for name, slot in slots.items() if slot.stored})
     found = match_keys(plan, weights, key_map)
     faults, fitting = _check(found, plan, weights, ignore_mismatched_sizes)
@@ -243,18 +243,25 @@ class _Slot(NamedTuple):
     """Whether it is a part of a checkpoint."""
 
 
-def _slots(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, _Slot]]:
+def _slots(module: nn.Module) -> dict[str, _Slot]:
     """All places of all tensors of a module, by name."""
-    for key, parameter in module._parameters.items():
-        if parameter is not None:
-            yield prefix + key, _Slot(module, module._parameters, key, parameter, True)
-    for key, buffer in module._buffers.items():
-        if buffer is not None:
-            stored = key not in module._non_persistent_buffers_set
-            yield prefix + key, _Slot(module, module._buffers, key, buffer, stored)
-    for name, part in module._modules.items():
-        if part is not None:
-            yield from _slots(part, f"{prefix}{name}.")
+    slots = {}
+
+    def walk(owner: nn.Module, prefix: str) -> None:
+        parameters, buffers = owner._parameters, owner._buffers
+        for key, parameter in parameters.items():
+            if parameter is not None:
+                slots[prefix + key] = _Slot(owner, parameters, key, parameter, True)
+        for key, buffer in buffers.items():
+            if buffer is not None:
+                stored = key not in owner._non_persistent_buffers_set
+                slots[prefix + key] = _Slot(owner, buffers, key, buffer, stored)
+        for name, part in owner._modules.items():
+            if part is not None:
+                walk(part, f"{prefix}{name}.")
+
+    walk(module, "")
+    return slots
 
 
 class _Filler:
@@ -290,15 +297,17 @@ class _Filler:
                 for row, key in zip(whole, keys, strict=True):
                     weights.read(key, row)
             self._put(link.names[0], whole)
-            return
-        if as_stored:
-            tensor = weights.tensor(keys[0])
-        else:  # not mapped: the file's pages would stay in memory beside what they are converted to
-            tensor = torch.empty(link.key_shapes[0], dtype=reduce(torch.promote_types, dtypes))
-            weights.read(keys[0], tensor)
-        ours = link.rule.to_ours([tensor], link.shapes, dtypes, self.device)
-        for name, tensor in zip(link.names, ours, strict=True):
-            self._put(name, tensor)
+        elif as_stored and isinstance(link.rule, Rename):  # most often
+            self._put(link.names[0], weights.tensor(keys[0]))
+        else:
+            if as_stored:
+                tensor = weights.tensor(keys[0])
+            else:  # not mapped: the file's pages would stay in memory beside what they are converted to
+                tensor = torch.empty(link.key_shapes[0], dtype=reduce(torch.promote_types, dtypes))
+                weights.read(keys[0], tensor)
+            ours = link.rule.to_ours([tensor], link.shapes, dtypes, self.device)
+            for name, tensor in zip(link.names, ours, strict=True):
+                self._put(name, tensor)
 
     def _dtype(self, name: str, stored: torch.dtype) -> torch.dtype:
         declared = self.plan.tensors[name].dtype
