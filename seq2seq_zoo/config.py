@@ -392,9 +392,9 @@ def _type(annotation: Any, module: str) -> Any:
 def _is(value: Any, kind: Any) -> bool:
     """Whether a value read from JSON is of an annotated type; whole numbers pass as float, booleans not as
     numbers."""
-    origin = get_origin(kind)
-    if kind is Any:
+    if kind is Any or type(value) is kind:
         return True
+    origin = get_origin(kind)
     if origin in (Union, UnionType):
         return any(_is(value, option) for option in get_args(kind))
     if origin is list:
