@@ -36,11 +36,12 @@ DTYPES: dict[str, torch.dtype] = {
     "bfloat16": torch.bfloat16,
     "float64": torch.float64,
 }
+_NAMED_DTYPES = {**DTYPES, "float": torch.float32, "half": torch.float16, "double": torch.float64}
 
 
 def dtype_named(value: object, field: str = "dtype") -> torch.dtype:
-    """A floating-point torch.dtype from its name ("float16", "torch.float16") or itself."""
-    found = value if isinstance(value, torch.dtype) else DTYPES.get(str(value).removeprefix("torch."))
+    """A floating-point torch.dtype from its name ("float16", "torch.float16", PyTorch's "half") or itself."""
+    found = value if isinstance(value, torch.dtype) else _NAMED_DTYPES.get(str(value).removeprefix("torch."))
     if found is None or found not in DTYPES.values():
         raise ConfigError(f"{field} is {value!r}; it must be one of {', '.join(DTYPES)}")
     return found
@@ -161,6 +162,8 @@ class Config(Pushable):
         for name, value in own.items():
             setattr(self, name, value)
         self._check_types()
+        if labels is None and self.id2label is None and self.label2id:
+            self.id2label = {number: label for label, number in self.label2id.items()}
         if labels is not None or self.id2label is None:
             self.num_labels = 2 if labels is None else labels
         if self.label2id is None and self.id2label is not None:
@@ -220,6 +223,8 @@ class Config(Pushable):
             value = dtype_named(value)
         elif name == "id2label" and value is not None:
             value = _labels_by_number(value)
+        elif name == "label2id" and value is not None:
+            value = _numbers_by_label(value)
         elif name == "model_type":
             _check_model_type(type(self), value)
             return
@@ -367,13 +372,29 @@ def _check_model_type(cls: type[Config], found: object) -> None:
 
 
 def _labels_by_number(labels: Any) -> dict[int, str]:
+    """Training scripts that read labels out of a table write what stood there, often numbers: {"0": 0}."""
     try:
-        by_number = {int(number): label for number, label in labels.items()}
+        by_number = {
+            int(number): str(label) if isinstance(label, (bool, int, float)) else label
+            for number, label in labels.items()
+        }
     except (AttributeError, OverflowError, TypeError, ValueError):
         by_number = {}
     if not by_number or not all(isinstance(label, str) for label in by_number.values()):
         raise ConfigError(f"id2label is {labels!r}; it must name at least one label, each by a whole number")
     return by_number
+
+
+def _numbers_by_label(numbers: Any) -> dict[str, int]:
+    """The same scripts, and editors of a config.json by hand, write {"no": "0"} or {"no": 0.0}."""
+    try:
+        by_label = {str(label): int(number) for label, number in numbers.items()}
+        whole = all(float(n) == int(n) and not isinstance(n, bool) for n in numbers.values())
+    except (AttributeError, OverflowError, TypeError, ValueError):
+        whole = False
+    if not whole:
+        raise ConfigError(f"label2id is {numbers!r}; it must give each label a whole number")
+    return by_label
 
 
 def _plain_labels(labels: dict[int, str] | None) -> int:

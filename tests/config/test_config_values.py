@@ -107,6 +107,30 @@ def test_labels_of_a_file_under_overrides():
     assert other.label2id == {"a": 0, "b": 1, "c": 2}
 
 
+def test_labels_out_of_a_table() -> None:
+    """What transformers' training scripts save where the labels of a table are numbers; other spellings."""
+    for values in ({"0": 0, "1": 1}, {0: "0", "1": "1"}):
+        config = MvpConfig(id2label=values)
+        assert (config.id2label, config.label2id) == ({0: "0", 1: "1"}, {"0": 0, "1": 1})
+    config = MvpConfig(id2label={"0": False, "1": True}, label2id={False: 0, True: 1})
+    assert (config.id2label, config.label2id) == ({0: "False", 1: "True"}, {"False": 0, "True": 1})
+    for numbers in ({"no": "0", "yes": "1"}, {"no": 0.0, "yes": 1.0}):
+        config = MvpConfig(id2label={"0": "no", "1": "yes"}, label2id=numbers)
+        assert config.label2id == {"no": 0, "yes": 1}
+        assert MvpConfig.from_dict(config.to_dict()) == config
+    scripts_own = MvpConfig(id2label={0: 3, 1: 5}, label2id={3: 0, 5: 1})
+    assert (scripts_own.id2label, scripts_own.label2id) == ({0: "3", 1: "5"}, {"3": 0, "5": 1})
+
+
+def test_names_given_as_label2id_alone() -> None:
+    config = MvpConfig(label2id={"no": 0, "yes": 1, "maybe": 2})
+    assert config.num_labels == 3
+    assert config.id2label == {0: "no", 1: "yes", 2: "maybe"}
+    again = MvpConfig.from_dict(MvpConfig().to_dict(), label2id={"no": 0, "yes": 1})
+    assert (again.id2label, again.label2id) == ({0: "no", 1: "yes"}, {"no": 0, "yes": 1})
+    assert MvpConfig(num_labels=2, label2id={"no": 0, "yes": 1, "maybe": 2}).num_labels == 2
+
+
 # ---- access ----
 
 
@@ -145,6 +169,11 @@ def test_dtypes_by_name(name):
     assert MvpConfig(dtype=name).dtype is dtype
 
 
+@pytest.mark.parametrize("name", ["half", "torch.float", "double"])
+def test_dtypes_by_pytorchs_other_names(name):
+    assert dtype_named(name) is getattr(torch, name.removeprefix("torch."))
+
+
 # ---- refusals ----
 
 INF, NAN = math.inf, math.nan
@@ -165,12 +194,12 @@ WRONG = {
         ["a", "b"],
         {"a": "b"},
         {"1.5": "b"},
-        {"0": 3},
+        {"0": None},
         {"0": ["a"]},
         {INF: "a"},
         {},
     ],
-    dict[str, int] | None: ["x", 5, ["a"], {"a": "0"}, {"a": 1.5}, {"a": True}, {3: 1}],
+    dict[str, int] | None: ["x", 5, ["a"], {"a": "b"}, {"a": 1.5}, {"a": True}, {"a": None}, {"a": INF}],
     torch.dtype | None: ["float8", "int64", torch.int64, 3, True, "auto", ["float32"]],
 }
 
@@ -334,9 +363,7 @@ def test_a_file_without_end(tmp_path):
     """As sparse as it may be on disk, its content would have to be in memory as a whole."""
     with open(tmp_path / "config.json", "wb") as file:
         file.truncate(10**12)
-    with pytest.raises(
-        ConfigError, match=r"config\.json is not a readable JSON file: it has more than"
-    ):
+    with pytest.raises(ConfigError, match=r"config\.json is not a readable JSON file: it has more than"):
         AutoConfig.from_pretrained(tmp_path)
 
 
