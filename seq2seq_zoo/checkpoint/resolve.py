@@ -40,6 +40,11 @@ def resolve_file(
     A file that the place does not have gives None, or a CheckpointError if it is `required`. A place that
     does not exist or cannot be reached is always a CheckpointError: whether it has the file is then unknown.
     """
+    if not isinstance(where, (str, os.PathLike)):
+        kind = type(where).__name__
+        raise CheckpointError(
+            f"{where!r:.80} is a {kind}; a checkpoint is named by a folder, bundled:NAME or a hub id"
+        )
     where = os.fspath(where)
     inside = relative_path(name, "file name")
     if subfolder:

@@ -106,6 +106,14 @@ def test_neither_folder_nor_hub_id(where: str, tmp_path: Path, monkeypatch: pyte
         resolve_file(where, "config.json", required=False)
 
 
+@pytest.mark.parametrize("where", [None, 3, b"folder", {"model_type": "mvp"}, ["folder"]])
+def test_what_names_no_place(where: object) -> None:
+    with pytest.raises(
+        CheckpointError, match=r"is a \w+; a checkpoint is named by a folder, bundled:NAME or"
+    ):
+        resolve_file(where, "config.json", required=False)
+
+
 def test_a_file_is_not_a_place(folder: Path) -> None:
     with pytest.raises(CheckpointError, match="is a file"):
         resolve_file(folder / "config.json", "config.json")
