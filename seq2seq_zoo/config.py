@@ -21,9 +21,10 @@ from typing import Any, ClassVar, TypeVar, Union, get_args, get_origin, get_type
 
 import torch
 
-from .checkpoint import read_json, resolve_file, write_json_atomically
+from .checkpoint import resolve_file, write_json_atomically
 from .errors import ConfigError
 from .hub import Pushable, options_of_push, push_folder
+from .json_file import read_json
 from .layers.activations import ACTIVATIONS
 from .layers.heads import PROBLEM_TYPES
 

@@ -2,7 +2,6 @@
 
 from seq2seq_zoo.checkpoint.commit import weight_files, write_json_atomically
 from seq2seq_zoo.checkpoint.formats import TensorInfo
-from seq2seq_zoo.checkpoint.json_file import read_json
 from seq2seq_zoo.checkpoint.keymap import (
     Alias,
     Drop,
@@ -35,7 +34,6 @@ __all__ = [
     "Weights",
     "load_weights",
     "open_weights",
-    "read_json",
     "renames",
     "resolve_file",
     "save_weights",

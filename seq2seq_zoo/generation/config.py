@@ -19,10 +19,11 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from seq2seq_zoo.checkpoint import read_json, resolve_file, write_json_atomically
+from seq2seq_zoo.checkpoint import resolve_file, write_json_atomically
 from seq2seq_zoo.errors import CheckpointError, GenerationError
 from seq2seq_zoo.generation.ranges import RANGES
 from seq2seq_zoo.hub import Pushable, options_of_push, push_folder
+from seq2seq_zoo.json_file import read_json
 
 FILE_NAME = "generation_config.json"
 

@@ -82,11 +82,11 @@ class Tokenizer(ChatTokens):
         super().__init__(roles, additional_special_tokens)
         self.padding_side = padding_side
         self.truncation_side = truncation_side
-        if not isinstance(model_max_length, int | float | None):
+        if model_max_length is not None and not _is_finite(model_max_length):
             raise TokenizerError(f"model_max_length is {model_max_length!r}; it must be a number of tokens")
         self.model_max_length = NO_LIMIT if model_max_length is None else int(model_max_length)
         self.clean_up_tokenization_spaces = bool(clean_up_tokenization_spaces)
-        self.split_special_tokens = split_special_tokens
+        self.split_special_tokens = bool(split_special_tokens)
         self.model_input_names = list(model_input_names or type(self).model_input_names)
         self.chat_template = chat_template
         self.name_or_path = name_or_path
@@ -384,6 +384,10 @@ class Tokenizer(ChatTokens):
             f"padding_side={self.padding_side!r}, truncation_side={self.truncation_side!r}, "
             f"special_tokens={self.special_tokens_map})"
         )
+
+
+def _is_finite(value: object) -> bool:
+    return isinstance(value, int | float) and abs(value) < float("inf")  # NaN compares false
 
 
 def _as_row(item: Any, words: bool) -> Row:

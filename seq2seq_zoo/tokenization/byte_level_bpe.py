@@ -125,8 +125,8 @@ class MvpTokenizer(PieceTokenizer, _ByteLevelTokenizer):
             self._vocab, self._merges = _read_bpe(vocab, merges, self, settings.get("name_or_path"))
         self._by_id = {index: piece for piece, index in self._vocab.items()}
         self.errors = _known_handler(errors)
-        self.add_prefix_space = add_prefix_space
-        self.trim_offsets = trim_offsets
+        self.add_prefix_space = bool(add_prefix_space)
+        self.trim_offsets = bool(trim_offsets)
         self._load()
         super().__init__(
             bos_token=_special(bos_token),
@@ -247,13 +247,13 @@ class MvpTokenizerFast(BackendTokenizer, _ByteLevelTokenizer):
         **settings: Any,
     ) -> None:
         self.errors = _known_handler(errors)
-        self.add_prefix_space = add_prefix_space
-        self.trim_offsets = trim_offsets
+        self.add_prefix_space = bool(add_prefix_space)
+        self.trim_offsets = bool(trim_offsets)
         if tokenizer_file is not None:
             backend = with_settings(
                 read_backend(tokenizer_file, "BPE"),
-                pre_tokenizer={"add_prefix_space": add_prefix_space},
-                post_processor={"add_prefix_space": add_prefix_space, "trim_offsets": trim_offsets},
+                pre_tokenizer={"add_prefix_space": self.add_prefix_space},
+                post_processor={"add_prefix_space": self.add_prefix_space, "trim_offsets": self.trim_offsets},
             )
         else:
             vocab, merges = (
@@ -263,7 +263,7 @@ class MvpTokenizerFast(BackendTokenizer, _ByteLevelTokenizer):
             backend = tokenizers.Tokenizer(
                 _bpe(*_read_bpe(vocab, merges, self, settings.get("name_or_path")))
             )
-            backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=add_prefix_space)
+            backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=self.add_prefix_space)
             backend.decoder = decoders.ByteLevel()
         super().__init__(
             backend,
@@ -279,7 +279,9 @@ class MvpTokenizerFast(BackendTokenizer, _ByteLevelTokenizer):
         if tokenizer_file is None:
             cls, sep = self._outer_ids()
             outer = (str(self.sep_token), sep), (str(self.cls_token), cls)
-            backend.post_processor = processors.RobertaProcessing(*outer, trim_offsets, add_prefix_space)
+            backend.post_processor = processors.RobertaProcessing(
+                *outer, self.trim_offsets, self.add_prefix_space
+            )
 
     def _encode_batch(self, rows: Any, options: EncodeOptions, lengths: Any) -> Any:
         if options.is_split_into_words and not self.add_prefix_space:

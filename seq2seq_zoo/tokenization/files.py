@@ -26,8 +26,10 @@ from typing import TYPE_CHECKING, Any
 
 from tokenizers import AddedToken
 
+from seq2seq_zoo import json_file
 from seq2seq_zoo.errors import TokenizerError
 
+from .settings import NOT_OF_FILES, check_settings
 from .special_tokens import ADDITIONAL, ROLES, SpecialTokens, Token, state_of, text_of
 
 if TYPE_CHECKING:
@@ -45,21 +47,9 @@ CONFIG, SPECIAL_TOKENS_MAP, ADDED_TOKENS = (
 TOKENIZER = "tokenizer.json"
 CHAT_TEMPLATE, FURTHER_TEMPLATES = "chat_template.jinja", "additional_chat_templates"
 
+LARGEST_ID = 2**32 - 1
+"""The largest id that `tokenizers` can hold."""
 _FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
-
-# Keys that say which class wrote a file and from where; they are no settings of a tokenizer.
-_PROVENANCE = (
-    "tokenizer_class",
-    "name_or_path",
-    "special_tokens_map_file",
-    "tokenizer_file",
-    "vocab_file",
-    "merges_file",
-    "init_inputs",
-    "backend",
-    "is_local",
-    "local_files_only",
-)
 
 
 @dataclass(frozen=True)
@@ -101,7 +91,7 @@ def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
     """A JSON object; TokenizerError, naming the file, if it is missing, empty, damaged or no object."""
     text = read_bytes(path)
     try:
-        content = json.loads(text)
+        content = json_file.parse_json(text)
     except ValueError as error:
         raise TokenizerError(f"{os.fspath(path)} is no valid JSON: {error}") from error
     if not isinstance(content, dict):
@@ -112,11 +102,13 @@ def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def read_bytes(path: str | os.PathLike[str]) -> bytes:
-    """The content of a file; TokenizerError if it cannot be read or is empty."""
+    """The content of a file; TokenizerError if it cannot be read, or is empty or too long."""
     try:
-        content = Path(path).read_bytes()
+        content = json_file.read_bytes(path)
     except OSError as error:
         raise TokenizerError(f"{os.fspath(path)} cannot be read: {error.strerror or error}") from error
+    except ValueError as error:
+        raise TokenizerError(f"{os.fspath(path)} cannot be read: {error}") from error
     if not content:
         raise TokenizerError(f"{os.fspath(path)} is empty")
     return content
@@ -132,7 +124,8 @@ def _read_text(path: Path) -> str:
 def read_settings(place: Place, overrides: dict[str, Any]) -> dict[str, Any]:
     """Constructor arguments: what the files say, with `overrides` on top, and the added tokens by id."""
     config = place.json(CONFIG)
-    settings = {key: _revived(value) for key, value in config.items() if key not in _PROVENANCE}
+    settings = {key: _revived(value) for key, value in config.items() if key not in NOT_OF_FILES}
+    check_settings(settings, f"{place.path(CONFIG)}")
     described = settings.pop("added_tokens_decoder", None)
     if described is not None:
         added = described = _by_id(described, CONFIG)
@@ -146,6 +139,7 @@ def read_settings(place: Place, overrides: dict[str, Any]) -> dict[str, Any]:
     # roles.
     extra = settings.pop("extra_special_tokens", None)
     if extra:
+        check_settings({"extra_special_tokens": extra, ADDITIONAL: settings.get(ADDITIONAL)}, CONFIG)
         further = list(extra.values() if isinstance(extra, dict) else extra)
         settings[ADDITIONAL] = list(settings.get(ADDITIONAL) or []) + further
     # A role given as plain text means the added token of that text, with its flags.
@@ -173,13 +167,13 @@ def _special_tokens_map(place: Place, settings: dict[str, Any], overrides: dict[
     for role, value in place.json(SPECIAL_TOKENS_MAP).items():
         if overrides.get(role):
             continue
-        if isinstance(value, list):
+        if isinstance(value, list) and role == ADDITIONAL:
             listed = list(settings.get(ADDITIONAL) or [])
-            texts = {text_of(token) for token in listed}
-            new = [_special(token) for token in value]
+            texts = {text_of(token) for token in listed if isinstance(token, Token)}
+            new = [_special(role, token) for token in value]
             found[role] = listed + [token for token in new if text_of(token) not in texts]
         else:
-            found[role] = _special(value)
+            found[role] = _special(role, value)
     return found
 
 
@@ -189,8 +183,11 @@ def _tokens_beyond_vocabulary(place: Place, settings: dict[str, Any]) -> dict[in
     special = {text_of(token) for token in held if isinstance(token, str | AddedToken)}
     added: dict[int, AddedToken] = {}
     for text, index in place.json(ADDED_TOKENS).items():
-        if not isinstance(index, int):
-            raise TokenizerError(f"{ADDED_TOKENS}: the id of {text!r} is {index!r}; it must be an integer")
+        if not isinstance(index, int) or isinstance(index, bool) or not 0 <= index <= LARGEST_ID:
+            raise TokenizerError(
+                f"{ADDED_TOKENS}: the id of {text!r} is {index!r:.40}; it must be an integer from 0 to "
+                f"{LARGEST_ID}"
+            )
         added[index] = AddedToken(text, special=text in special, normalized=text not in special)
     return added
 
@@ -217,14 +214,25 @@ def _by_id(tokens: Any, source: str) -> dict[int, AddedToken]:
             raise TokenizerError(
                 f"{source}: the added token of id {index} is {token!r}; it must be an object"
             )
-        if not str(index).isdecimal():
-            raise TokenizerError(f"{source}: the id of an added token is {index!r}; it must be a number")
-        found[int(index)] = token
+        digits = str(index)
+        small = digits.isascii() and digits.isdecimal() and len(digits) <= len(str(LARGEST_ID))
+        number = int(digits) if small else -1
+        if not 0 <= number <= LARGEST_ID:
+            raise TokenizerError(
+                f"{source}: the id of an added token is {index!r:.40}; it must be a number up to {LARGEST_ID}"
+            )
+        found[number] = token
     return found
 
 
-def _special(value: Any) -> Token:
-    return _added_token({**value, "special": True}) if isinstance(value, dict) else value
+def _special(role: str, value: Any) -> Token:
+    if isinstance(value, dict):
+        return _added_token({**value, "special": True})
+    if not isinstance(value, str | None) and role in (*ROLES, ADDITIONAL):
+        raise TokenizerError(
+            f"{SPECIAL_TOKENS_MAP}: {role} is {value!r:.200}; it must be a text or an object"
+        )
+    return value
 
 
 def _added_token(state: dict[str, Any]) -> AddedToken:

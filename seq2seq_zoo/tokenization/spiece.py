@@ -19,7 +19,7 @@ import base64
 import os
 import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,8 +37,17 @@ NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
 UNIGRAM, BPE, WORD, CHAR = range(1, 5)
 """Types of models."""
 
+MOST_SCORE = struct.unpack("<f", b"\xff\xff\x7f\x7f")[0]
+"""The largest number of float32, in which models keep the scores of pieces."""
+
 SENTINEL = re.compile(r"<extra_id_\d+>")
 """Tokens that T5 puts behind the pieces of its model."""
+_OPTIONS = {
+    **dict.fromkeys(("add_bos", "add_eos", "reverse", "emit_unk_piece", "enable_sampling"), (bool,)),
+    **dict.fromkeys(("nbest_size", "num_threads"), (int,)),
+    "alpha": (int, float),
+}
+"""Of the processor's arguments those that do not say which model it is."""
 _BYTE_PIECES = frozenset(f"<0x{byte:02X}>" for byte in range(256))
 
 # Appended to a model this is a second normalizer_spec, which a reader merges into the first: add_dummy_prefix
@@ -68,6 +77,16 @@ def read_spiece(path: str | os.PathLike[str]) -> bytes:
     return files.read_bytes(path)
 
 
+def check_options(options: Mapping[str, Any]) -> None:
+    """Raise TokenizerError unless these are arguments of a processor."""
+    for name, value in options.items():
+        if name not in _OPTIONS or type(value) not in _OPTIONS[name]:
+            raise TokenizerError(
+                f"sp_model_kwargs has {name}={value!r:.80}; it must have no other names than "
+                + ", ".join(f"{name} ({kinds[-1].__name__})" for name, kinds in _OPTIONS.items())
+            )
+
+
 def load_processor(
     content: bytes, path: str | os.PathLike[str], *, dummy_prefix: bool = True, **options: Any
 ) -> SentencePieceProcessor:
@@ -75,10 +94,8 @@ def load_processor(
     # The documented way to say that nothing is sampled, which the library refuses at the first text.
     if options.get("nbest_size") in (0, 1):
         options["enable_sampling"] = False
-    try:
-        processor = SentencePieceProcessor(**options)
-    except TypeError as error:
-        raise TokenizerError(f"sp_model_kwargs is {options}: {error}") from error
+    check_options(options)
+    processor = SentencePieceProcessor(**options)
     try:
         processor.LoadFromSerializedProto(content if dummy_prefix else content + _NO_DUMMY_PREFIX)
     except RuntimeError as error:
@@ -137,8 +154,12 @@ def spiece_of_json(path: str | os.PathLike[str]) -> bytes:
         flags = {token["content"]: bool(token["special"]) for token in content.get("added_tokens") or []}
         unk_id = int(model["unk_id"])
         charsmap = b"".join(base64.b64decode(table) for table in _charsmaps(content.get("normalizer")))
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
         raise TokenizerError(f"{os.fspath(path)} is no valid tokenizer file: {error!r}") from error
+    if not 0 <= unk_id < len(pieces):
+        raise TokenizerError(f"{os.fspath(path)}: unk_id is {unk_id}, but there are {len(pieces)} pieces")
+    if not all(abs(score) <= MOST_SCORE for _, score in pieces):
+        raise TokenizerError(f"{os.fspath(path)}: a score of a piece is beyond what float32 holds")
     while pieces and SENTINEL.fullmatch(pieces[-1][0]):
         pieces.pop()
     texts = {text for text, _ in pieces}

@@ -33,6 +33,9 @@ from .special_tokens import Token, text_of
 from .spiece import SENTINEL, UNDERLINE
 from .spiece_tokenizer import SpieceTokenizer
 
+MOST_SENTINELS = 10_000
+"""Each is a token to be looked for in every text; T5 has 100."""
+
 
 class _T5Tokenizer(Tokenizer):
     """What the two classes share: sentinels, special tokens around a text."""
@@ -198,6 +201,7 @@ class MT5TokenizerFast(BackendTokenizer, _T5Tokenizer):
         self.extra_ids = extra_ids
         self.legacy = True if legacy is None else legacy
         self.sp_model_kwargs = dict(sp_model_kwargs or {})
+        spiece.check_options(self.sp_model_kwargs)
         self.add_prefix_space = add_prefix_space
         self._spiece = None if vocab_file is None else spiece.read_spiece(vocab_file)
 
@@ -263,8 +267,8 @@ def _check_files(tokenizer: Tokenizer, spiece: str | None, json: str | None, whe
 
 
 def _check_count(extra_ids: object) -> None:
-    if isinstance(extra_ids, bool) or not isinstance(extra_ids, int) or extra_ids < 0:
-        raise TokenizerError(f"extra_ids is {extra_ids!r}; it must be an integer from 0 on")
+    if isinstance(extra_ids, bool) or not isinstance(extra_ids, int) or not 0 <= extra_ids <= MOST_SENTINELS:
+        raise TokenizerError(f"extra_ids is {extra_ids!r}; it must be an integer from 0 to {MOST_SENTINELS}")
 
 
 def _special(token: str, **flags: bool) -> AddedToken:

@@ -316,7 +316,47 @@ def test_missing_files_are_named(cls, missing, byte_level, tmp_path):
         ("tokenizer_config.json", '{"added_tokens_decoder": {"3": "a"}}', "added token"),
         ("tokenizer_config.json", '{"added_tokens_decoder": {"3": {"text": "a"}}}', "added token"),
         ("tokenizer_config.json", '{"additional_special_tokens": "<x>"}', "additional_special_tokens"),
+        ("tokenizer_config.json", '{"model_max_length": 1e999}', "model_max_length is inf"),
+        ("tokenizer_config.json", '{"model_max_length": NaN}', "model_max_length is nan"),
+        ("tokenizer_config.json", '{"unk_token": 3}', "tokenizer_config.json: unk_token is 3"),
+        (
+            "tokenizer_config.json",
+            '{"extra_special_tokens": 3}',
+            "extra_special_tokens is 3; it must be a list",
+        ),
+        ("tokenizer_config.json", '{"model_input_names": 3}', "model_input_names is 3; it must be a list"),
+        ("tokenizer_config.json", '{"model_input_names": ["a"]}', "the first of them 'input_ids'"),
+        (
+            "tokenizer_config.json",
+            '{"add_prefix_space": "no"}',
+            "add_prefix_space is 'no'; it must be true or",
+        ),
+        ("tokenizer_config.json", '{"trim_offsets": 1}', "trim_offsets is 1; it must be true or false"),
+        ("tokenizer_config.json", '{"split_special_tokens": []}', "split_special_tokens is"),
+        (
+            "tokenizer_config.json",
+            '{"added_tokens_decoder": {"4294967296": {"content": "a"}}}',
+            "is '429496729",
+        ),
+        ("tokenizer_config.json", '{"added_tokens_decoder": {"²": {"content": "a"}}}', "added token is '²'"),
+        (
+            "tokenizer_config.json",
+            '{"added_tokens_decoder": {"%s": {"content": "a"}}}' % ("9" * 5000),
+            "'9999",
+        ),
+        ("tokenizer_config.json", '{"x": "\\ud800"}', "tokenizer_config.json.*half a character"),
+        (
+            "tokenizer_config.json",
+            '{"x": %s}' % ("[" * 500 + "]" * 500),
+            "tokenizer_config.json.*nested more",
+        ),
+        ("tokenizer_config.json", '{"x": %s}' % ("[" * 50_000), "tokenizer_config.json.*nested more"),
+        ("special_tokens_map.json", '{"additional_special_tokens": [3]}', "special_tokens_map.json: .* is 3"),
+        ("special_tokens_map.json", '{"unk_token": [3]}', r"special_tokens_map.json: unk_token is \[3\]"),
+        ("added_tokens.json", '{"a": -1}', "added_tokens.json: the id of 'a' is -1"),
+        ("added_tokens.json", '{"a": true}', "added_tokens.json: the id of 'a' is True"),
     ],
+    ids=lambda part: str(part)[:60],
 )
 def test_bad_content_is_named(name, content, match, byte_level, tmp_path):
     for file in ("vocab.json", "merges.txt"):
@@ -325,6 +365,67 @@ def test_bad_content_is_named(name, content, match, byte_level, tmp_path):
     for cls in (MvpTokenizer, MvpTokenizerFast):
         with pytest.raises(TokenizerError, match=match):
             cls.from_pretrained(tmp_path)
+
+
+def test_a_file_does_not_say_where_the_vocabulary_is(byte_level, tmp_path):
+    """Only its own folder; the names of constructor arguments mean nothing in a file."""
+    shutil.copytree(byte_level, tmp_path, dirs_exist_ok=True)
+    elsewhere = {"vocab": "/etc/passwd", "merges": "/etc/passwd", "tokenizer_object": 3, "self": 3}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(elsewhere))
+    for cls in (MvpTokenizer, MvpTokenizerFast):
+        assert cls.from_pretrained(tmp_path).get_vocab() == cls.from_pretrained(byte_level).get_vocab()
+
+
+@pytest.mark.parametrize("cls", [MvpTokenizer, MvpTokenizerFast])
+@pytest.mark.parametrize("name", ["add_prefix_space", "trim_offsets", "split_special_tokens"])
+def test_null_is_no(cls, name, byte_level, tmp_path):
+    shutil.copytree(byte_level, tmp_path, dirs_exist_ok=True)
+    for value in (None, False):
+        (tmp_path / "tokenizer_config.json").write_text(json.dumps({name: value}))
+        tokenizer = cls.from_pretrained(tmp_path)
+        assert getattr(tokenizer, name) is False
+        assert tokenizer("Hello <mask>")["input_ids"]
+
+
+@pytest.mark.parametrize("cls", [MT5Tokenizer, MT5TokenizerFast])
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"extra_ids": 10**12},
+        {"sp_model_kwargs": [1]},
+        {"sp_model_kwargs": {"model_file": "/etc/passwd"}},
+        {"sp_model_kwargs": {"alpha": "0.1"}},
+        {"sp_model_kwargs": {"nbest_size": True}},
+    ],
+    ids=str,
+)
+def test_sentencepiece_settings_out_of_range(cls, setting, unigram, tmp_path):
+    shutil.copy(unigram / "spiece.model", tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(setting))
+    with pytest.raises(TokenizerError, match=next(iter(setting))):
+        cls.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"unk_id": -1}, "unk_id is -1"),
+        ({"unk_id": 10**9}, "unk_id is 1000000000"),
+        ({"vocab": [["a", 1e300], ["b", 0.0], ["c", 0.0]]}, "beyond what float32 holds"),
+        ({"vocab": [["a", float("inf")], ["b", 0.0], ["c", 0.0]]}, "beyond what float32 holds"),
+        ({"vocab": [["a"]]}, "no valid tokenizer file"),
+        ({"vocab": [3]}, "no valid tokenizer file"),
+    ],
+    ids=str,
+)
+def test_a_unigram_model_that_no_spiece_model_can_hold(change, said, unigram, tmp_path):
+    MT5TokenizerFast.from_pretrained(unigram).save_pretrained(tmp_path)
+    (tmp_path / "spiece.model").unlink()
+    content = json.loads((tmp_path / "tokenizer.json").read_text())
+    content["model"] |= change
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content))
+    with pytest.raises(TokenizerError, match=f"tokenizer.json.*{said}"):
+        MT5Tokenizer.from_pretrained(tmp_path)
 
 
 def test_a_tokenizer_of_another_kind_is_refused(byte_level, unigram, tmp_path):

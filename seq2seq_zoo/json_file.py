@@ -6,12 +6,15 @@ that call themselves, so it may not be nested without end.
 
 import json
 import os
+import re
 from typing import Any
 
 LONGEST = 100_000_000
 """Bytes of a file, as of a safetensors header; the longest known vocabularies have a third."""
 DEEPEST = 64
 """Levels of lists and objects inside one another; configs have about five."""
+HALF = re.compile(rb"\\u[dD][89a-fA-F]")
+"""Half of a character that UTF-16 needs two for; with the other half beside it, it is one."""
 
 
 def read_bytes(path: str | os.PathLike[str]) -> bytes:
@@ -32,7 +35,8 @@ def read_json(path: str | os.PathLike[str]) -> Any:
 
 
 def parse_json(text: bytes) -> Any:
-    """What a JSON text says. Raises ValueError if it is no JSON, or nested too deep."""
+    """What a JSON text says. Raises ValueError if it is no JSON, or nested too deep, or holds
+    what is no text."""
     try:
         found = json.loads(text.decode("utf-8"))
     except RecursionError as error:
@@ -41,6 +45,13 @@ def parse_json(text: bytes) -> Any:
     for _ in range(DEEPEST):
         held = [part for part in level if isinstance(part, list | dict)]
         if not held:
-            return found
+            break
         level = [inner for part in held for inner in (part.values() if isinstance(part, dict) else part)]
-    raise ValueError(f"it is nested more than {DEEPEST} levels deep")
+    else:
+        raise ValueError(f"it is nested more than {DEEPEST} levels deep")
+    if HALF.search(text):  # JSON can say it, but it is no text, nor can it be written again
+        try:
+            json.dumps(found, ensure_ascii=False).encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise ValueError(f"it holds half a character: {error}") from error
+    return found
