@@ -132,7 +132,7 @@ class BertTokenizer(PieceTokenizer, _BertTokenizer):
         self.do_lower_case = do_lower_case
         self.do_basic_tokenize = do_basic_tokenize
         self.never_split = None if never_split is None else _texts("never_split", never_split)
-        self.tokenize_chinese_chars = tokenize_chinese_chars
+        self.tokenize_chinese_chars = bool(tokenize_chinese_chars)
         self.strip_accents = strip_accents
         self._unknown = _check_unknown(unk_token, {**self._vocab, **_ids_of(added_tokens_decoder)}, source)
         self._load()
@@ -253,7 +253,7 @@ class BertTokenizerFast(BackendTokenizer, _BertTokenizer):
         **settings: Any,
     ) -> None:
         self.do_lower_case = do_lower_case
-        self.tokenize_chinese_chars = tokenize_chinese_chars
+        self.tokenize_chinese_chars = bool(tokenize_chinese_chars)
         self.strip_accents = strip_accents
         if tokenizer_file is not None:
             backend = read_backend(tokenizer_file, "WordPiece")

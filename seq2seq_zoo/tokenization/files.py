@@ -172,6 +172,10 @@ def _special_tokens_map(place: Place, settings: dict[str, Any], overrides: dict[
             texts = {text_of(token) for token in listed if isinstance(token, Token)}
             new = [_special(role, token) for token in value]
             found[role] = listed + [token for token in new if text_of(token) not in texts]
+        elif role == ADDITIONAL and value is not None:
+            raise TokenizerError(
+                f"{SPECIAL_TOKENS_MAP}: {role} is {value!r:.200}; it must be a list of tokens"
+            )
         else:
             found[role] = _special(role, value)
     return found

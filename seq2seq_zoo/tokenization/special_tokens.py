@@ -91,7 +91,7 @@ class SpecialTokens(ABC):
             if token is not None:
                 _check_token(name, token)
             self._roles[name] = token
-        self._additional: list[Token] = _check_tokens(ADDITIONAL, additional or [])
+        self._additional: list[Token] = check_tokens(ADDITIONAL, additional or [])
 
     @abstractmethod
     def convert_tokens_to_ids(self, tokens: Any) -> Any:
@@ -112,7 +112,7 @@ class SpecialTokens(ABC):
 
     @additional_special_tokens.setter
     def additional_special_tokens(self, tokens: Sequence[Token]) -> None:
-        self._additional = _check_tokens(ADDITIONAL, tokens)
+        self._additional = check_tokens(ADDITIONAL, tokens)
 
     @property
     def additional_special_tokens_ids(self) -> list[int]:
@@ -173,7 +173,7 @@ class SpecialTokens(ABC):
             if name == ADDITIONAL:
                 if isinstance(value, str | AddedToken):
                     raise TokenizerError(f"{ADDITIONAL} is {value!r}; it must be a list of tokens")
-                tokens = [as_special(token) for token in _check_tokens(ADDITIONAL, value)]
+                tokens = [as_special(token) for token in check_tokens(ADDITIONAL, value)]
                 if not replace_additional_special_tokens:
                     known = self.additional_special_tokens
                     tokens = [token for token in tokens if token.content not in known]
@@ -217,7 +217,8 @@ def _check_token(name: str, token: object) -> None:
         raise TokenizerError(f"{name} is {token!r}; it must be a text, an AddedToken or None")
 
 
-def _check_tokens(name: str, tokens: object) -> list[Token]:
+def check_tokens(name: str, tokens: object) -> list[Token]:
+    """`tokens` as a list; TokenizerError, calling it `name`, if it is none, or holds anything else."""
     if not isinstance(tokens, list | tuple):
         raise TokenizerError(f"{name} is {tokens!r}; it must be a list of tokens")
     for token in tokens:

@@ -29,7 +29,7 @@ from .backend import BackendTokenizer, read_backend, with_settings
 from .base import Tokenizer
 from .options import EncodeOptions
 from .pieces import Piece
-from .special_tokens import Token, text_of
+from .special_tokens import ADDITIONAL, Token, check_tokens, text_of
 from .spiece import SENTINEL, UNDERLINE
 from .spiece_tokenizer import SpieceTokenizer
 
@@ -247,7 +247,7 @@ class MT5TokenizerFast(BackendTokenizer, _T5Tokenizer):
 
 def with_sentinels(additional: list[Token] | None, extra_ids: int) -> list[Token]:
     """The additional special tokens, with the sentinels behind them if there are none among them."""
-    tokens = list(additional or [])
+    tokens = check_tokens(ADDITIONAL, additional or [])
     given = sum("<extra_id_" in text_of(token) for token in tokens)
     if not given:
         return [*tokens, *(f"<extra_id_{i}>" for i in range(extra_ids))]

@@ -352,6 +352,7 @@ def test_missing_files_are_named(cls, missing, byte_level, tmp_path):
         ),
         ("tokenizer_config.json", '{"x": %s}' % ("[" * 50_000), "tokenizer_config.json.*nested more"),
         ("special_tokens_map.json", '{"additional_special_tokens": [3]}', "special_tokens_map.json: .* is 3"),
+        ("special_tokens_map.json", '{"additional_special_tokens": {"content": "a"}}', "be a list of tokens"),
         ("special_tokens_map.json", '{"unk_token": [3]}', r"special_tokens_map.json: unk_token is \[3\]"),
         ("added_tokens.json", '{"a": -1}', "added_tokens.json: the id of 'a' is -1"),
         ("added_tokens.json", '{"a": true}', "added_tokens.json: the id of 'a' is True"),
@@ -391,6 +392,7 @@ def test_null_is_no(cls, name, byte_level, tmp_path):
 @pytest.mark.parametrize(
     "setting",
     [
+        {"additional_special_tokens": [3]},
         {"extra_ids": 10**12},
         {"sp_model_kwargs": [1]},
         {"sp_model_kwargs": {"model_file": "/etc/passwd"}},
