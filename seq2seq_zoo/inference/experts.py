@@ -12,7 +12,7 @@ An expert is packed when a token first chooses it.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from ..layers.experts import Experts, Group
 from ..layers.linear import is_unwatched, processor
 from . import packed
+from .packed import Packing
 
 
 class ExpertPack(NamedTuple):
@@ -32,21 +33,14 @@ class ExpertPack(NamedTuple):
     held: tuple[Tensor, Tensor, Tensor]
 
 
-class PackedExperts(Experts):
+class PackedExperts(Packing, Experts):
     """Experts that keep, besides their matrices, packed copies, and use them where they are faster.
 
-    The numbers of Experts but for rounding. As a packed linear layer it saves, moves and loads as ever, and
-    training drops the copies.
+    The numbers of Experts but for rounding.
     """
 
-    _packs: dict[int, ExpertPack]
-
-    @classmethod
-    def pack(cls, experts: Experts) -> None:
-        """Turn experts into packed ones, in place."""
-        experts.__class__ = cls
-        assert isinstance(experts, PackedExperts)
-        experts._packs = {}
+    plain = Experts
+    _pack: dict[int, ExpertPack] | None
 
     def run(self, x: Tensor, groups: Sequence[Group]) -> Tensor:
         weight = self.gate.weight
@@ -68,29 +62,15 @@ class PackedExperts(Experts):
         return packed.multiply(self.activation(gate) * up, pack.down, None)
 
     def _packed(self, expert: int, source: tuple[int, ...]) -> ExpertPack:
-        pack = self._packs.get(expert)
+        if self._pack is None:
+            self._pack = {}
+        pack = self._pack.get(expert)
         if pack is None or pack.source != source:
             gate, up, down = (stack.weight[expert].detach() for stack in (self.gate, self.up, self.down))
             gate_up, packed_down = packed.pack_weight(torch.cat([gate, up])), packed.pack_weight(down)
             pack = ExpertPack(gate_up, packed_down, source, (gate, up, down))
-            self._packs[expert] = pack
+            self._pack[expert] = pack
         return pack
-
-    def train(self, mode: bool = True) -> Experts:  # type: ignore[override]
-        if mode:
-            del self._packs
-            self.__class__ = Experts  # type: ignore[assignment]
-            return Experts.train(self, mode)
-        return super().train(mode)
-
-    def _apply(self, function: Callable[[Tensor], Tensor], recurse: bool = True) -> PackedExperts:
-        self._packs = {}
-        super()._apply(function, recurse)  # type: ignore[no-untyped-call]
-        return self
-
-    def __getstate__(self) -> dict[str, Any]:
-        """What a copy or a pickle takes along: not the packs."""
-        return {**self.__dict__, "_packs": {}}
 
 
 class FrozenExperts(Experts):

@@ -68,7 +68,7 @@ def optimize(model: ModelT, *, dtype: torch.dtype | str | None = None, quantize:
         for linear in _linears(model):
             linear.__class__ = PackedLinear
         for experts in _experts(model):
-            PackedExperts.pack(experts)
+            experts.__class__ = PackedExperts
         for part in list(model.modules()):
             if type(part) is Attention:
                 part.__class__ = PackedAttention

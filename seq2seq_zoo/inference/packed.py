@@ -18,13 +18,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..layers.linear import Linear, is_free, processor, product, weight_and_bias
+
+PackingT = TypeVar("PackingT", bound="Packing")
 
 PACKED = (torch.float32, torch.bfloat16)
 """The dtypes of weights that are packed."""
@@ -49,13 +51,41 @@ def source_of(tensors: Iterable[Tensor]) -> tuple[int, ...]:
     )
 
 
-class PackedLinear(Linear):
+class Packing(nn.Module):
+    """What layers that keep packed copies have in common: when these go.
+
+    Training makes a layer the plain one that it was. Moved or cast it packs anew, and what is copied or
+    pickled of it has no packs.
+    """
+
+    plain: ClassVar[type[nn.Module]]
+    _pack: Any = None
+    """What is packed, if anything is yet."""
+
+    def train(self: PackingT, mode: bool = True) -> PackingT:
+        if mode:
+            self.__dict__.pop("_pack", None)
+            self.__class__ = self.plain  # type: ignore[assignment]
+            return self.train()
+        return super().train(mode)
+
+    def _apply(self: PackingT, function: Callable[[Tensor], Tensor], recurse: bool = True) -> PackingT:
+        """What `to`, `half`, `cuda` and their like come to: the copy is of what is no more."""
+        self.__dict__.pop("_pack", None)
+        return super()._apply(function, recurse)  # type: ignore[no-untyped-call,no-any-return]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_pack"}
+
+
+class PackedLinear(Packing, Linear):
     """y = x Wᵀ + bias, x [..., D] → y [..., F], by a packed copy of W where that is faster.
 
     The numbers of nn.Linear but for rounding.
     """
 
-    _pack: Pack | None = None
+    plain = nn.Linear
+    _pack: Pack | None
 
     def forward(self, x: Tensor) -> Tensor:
         weight, bias = weight_and_bias(self)
@@ -70,24 +100,6 @@ class PackedLinear(Linear):
             weight = weight.detach()
             self._pack = pack = Pack(pack_weight(weight), source, weight)
         return pack.weight
-
-    def train(self, mode: bool = True) -> PackedLinear:
-        if mode:
-            self._pack = None
-            self.__class__ = nn.Linear  # type: ignore[assignment]
-            nn.Linear.train(self, mode)
-            return self
-        return super().train(mode)
-
-    def _apply(self, function: Callable[[Tensor], Tensor], recurse: bool = True) -> PackedLinear:
-        """What `to`, `half`, `cuda` and their like come to: the copy is of what is no more."""
-        self._pack = None
-        super()._apply(function, recurse)  # type: ignore[no-untyped-call]
-        return self
-
-    def __getstate__(self) -> dict[str, Any]:
-        """What a copy or a pickle of the layer takes along: not the pack."""
-        return {name: value for name, value in self.__dict__.items() if name != "_pack"}
 
 
 def meets_packed(x: Tensor, weight: Tensor) -> bool:

@@ -11,8 +11,8 @@ or one of the three is watched by a hook, or is no longer a packed layer, each m
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +21,7 @@ from torch.nn.modules.module import _has_any_global_hook
 from ..layers.attention import Attention
 from ..layers.linear import weight_and_bias
 from . import packed
-from .packed import PackedLinear
+from .packed import PackedLinear, Packing
 
 
 class Together(NamedTuple):
@@ -35,13 +35,14 @@ class Together(NamedTuple):
     held: list[Tensor]
 
 
-class PackedAttention(Attention):
+class PackedAttention(Packing, Attention):
     """Attention whose query, key and value of x itself are one product of a packed weight.
 
     The numbers of Attention but for rounding.
     """
 
-    _together: Together | None = None
+    plain = Attention
+    _pack: Together | None
 
     def _project(self, x: Tensor) -> tuple[Tensor, ...]:
         linears = self.query, self.key, self.value
@@ -49,27 +50,10 @@ class PackedAttention(Attention):
             return super()._project(x)
         parameters = [weight_and_bias(linear) for linear in linears]
         source = packed.source_of(tensor for pair in parameters for tensor in pair if tensor is not None)
-        joined = self._together
+        joined = self._pack
         if joined is None or joined.source != source:
-            self._together = joined = join(parameters, source)
+            self._pack = joined = join(parameters, source)
         return packed.multiply(x, joined.weight, joined.bias).split_with_sizes(joined.outputs, dim=-1)
-
-    def train(self, mode: bool = True) -> PackedAttention:
-        if mode:
-            self._together = None
-            self.__class__ = Attention  # type: ignore[assignment]
-            Attention.train(self, mode)
-            return self
-        return super().train(mode)
-
-    def _apply(self, function: Callable[[Tensor], Tensor], recurse: bool = True) -> PackedAttention:
-        self._together = None
-        super()._apply(function, recurse)  # type: ignore[no-untyped-call]
-        return self
-
-    def __getstate__(self) -> dict[str, Any]:
-        """What a copy or a pickle takes along: not the pack."""
-        return {name: value for name, value in self.__dict__.items() if name != "_together"}
 
 
 def may_join(linears: Sequence[nn.Module], x: Tensor) -> bool:

@@ -127,11 +127,7 @@ def test_another_weight_in_the_same_place_is_another_weight(always_packed):
 
 def packs_of(model):
     """The names of the parts that hold packed copies."""
-    return [
-        name
-        for name, part in model.named_modules()
-        if any(part.__dict__.get(own) for own in ("_pack", "_together", "_packs"))
-    ]
+    return [name for name, part in model.named_modules() if part.__dict__.get("_pack")]
 
 
 @needs_packs
