@@ -78,8 +78,9 @@ def inspect_checkpoint(where: Place, class_name: str | None = None, **hub: Any) 
     """
     values = read_config(where, **hub)
     family = family_of(values.get("model_type"), os.fspath(where))
-    cls = find_class(family, class_name, values.get("architectures") or ())
-    return inspect_weights(cls, family.config.from_dict(values), open_headers(where, **hub))
+    config = family.config.from_dict(values)
+    cls = find_class(family, class_name, config.architectures or ())
+    return inspect_weights(cls, config, open_headers(where, **hub))
 
 
 def inspect_weights(cls: type[Model], config: Config, weights: Weights) -> Inspection:
@@ -166,8 +167,8 @@ def count_parts(model: Model) -> tuple[Part, ...]:
 
 def config_lines(found: Inspection) -> Iterator[str]:
     """The config as JSON, with the defaults that its file leaves out."""
-    yield f"{found.where}: {type(found.config).__name__}"
-    yield from found.config.to_json_string().splitlines()
+    yield f"{_shown(found.where)}: {type(found.config).__name__}"
+    yield from map(_shown, found.config.to_json_string().split("\n")[:-1])
 
 
 def count_lines(found: Inspection) -> Iterator[str]:
@@ -205,7 +206,7 @@ def key_lines(found: Inspection) -> Iterator[str]:
             if info.shape != expected:
                 misshapen.append((theirs, _shape(info.shape), f"the model has {_shape(expected)}"))
     size = f"{len(rows)}, {found.stored_bytes:,} bytes"
-    yield f"keys of {found.where} -> tensors of {found.cls.__name__}: {size}"
+    yield f"keys of {_shown(found.where)} -> tensors of {found.cls.__name__}: {size}"
     yield from _table(sorted(rows, key=lambda row: _by_number(row[0])))
     groups: dict[str, list[tuple[str, ...]]] = {
         "missing, new when loaded": missing,
@@ -225,7 +226,7 @@ def key_lines(found: Inspection) -> Iterator[str]:
 
 def _table(rows: Iterable[tuple[str, ...]], right: tuple[int, ...] = ()) -> Iterator[str]:
     """Rows as lines with columns below each other; the columns `right` end together."""
-    rows = list(rows)
+    rows = [tuple(map(_shown, row)) for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         cells = [
@@ -233,6 +234,12 @@ def _table(rows: Iterable[tuple[str, ...]], right: tuple[int, ...] = ()) -> Iter
             for column, (cell, width) in enumerate(zip(row, widths, strict=True))
         ]
         yield ("  " + "  ".join(cells)).rstrip()
+
+
+def _shown(text: str) -> str:
+    """What a file says, as a part of one line: a checkpoint's names may hold anything, were it a terminal's
+    commands."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def _by_number(key: str) -> list[tuple[int, str]]:

@@ -90,7 +90,7 @@ def load_both(
 
     values = read_config(where, revision=revision)
     family = family_of(values.get("model_type"), where)
-    cls = find_class(family, class_name, values.get("architectures") or ())
+    cls = find_class(family, class_name, family.config.from_dict(values).architectures or ())
     other = theirs_of(cls.__name__, values["model_type"])
     ours, info = cls.from_pretrained(where, dtype=dtype, revision=revision, output_loading_info=True)
 

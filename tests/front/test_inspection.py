@@ -132,6 +132,38 @@ def test_keys_that_do_not_fit_are_told(mt5: Path, tmp_path: Path) -> None:
     assert unexpected == ("unexpected, not used: 1", ["encoder.block.7.extra  [5]  float16"])
 
 
+@pytest.mark.parametrize("names", [1, True, [5], {"a": 1}])
+def test_architectures_that_are_no_names(
+    names: object, mt5: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = edited(mt5, load_file(mt5 / "model.safetensors"), tmp_path / "edited", architectures=names)
+    assert main(["inspect", str(folder)]) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("seq2seq-zoo: error: architectures is ")
+    assert err.count("\n") == 1
+
+
+def test_names_of_any_characters_take_one_line(mt5: Path, tmp_path: Path, capsysbinary: Any) -> None:
+    """A mangled checkpoint is what one inspects: keys that no text can hold, or that command a terminal."""
+    folder = edited(mt5, load_file(mt5 / "model.safetensors"), tmp_path / "edited", note="a\ud800b")
+    content = (folder / "model.safetensors").read_bytes()
+    length = struct.unpack("<Q", content[:8])[0]
+    header = json.loads(content[8 : 8 + length])
+    odd = {"shared\ud800": "shared\\ud800", "a\x1b[2Jb\nc": "a\\x1b[2Jb\\nc", "größe.²": "größe.²"}
+    for old, new in zip([key for key in header if "layer_norm" in key], odd, strict=False):
+        header[new] = header.pop(old)
+    text = json.dumps(header).encode()
+    (folder / "model.safetensors").write_bytes(struct.pack("<Q", len(text)) + text + content[8 + length :])
+    assert main(["inspect", str(folder)]) == 0
+    out, err = (stream.decode() for stream in capsysbinary.readouterr())
+    assert err == ""
+    lines = [line.split("  ")[1] for line in out.splitlines() if line.startswith("  ")]
+    assert set(odd.values()) <= set(lines)
+    assert '  "note": "a\\ud800b",' in out.splitlines()
+    assert "\x1b" not in out
+
+
 def test_the_class_can_be_chosen(mt5: Path, mvp: Path, tmp_path: Path) -> None:
     assert inspect_checkpoint(mt5).cls is seq2seq_zoo.MT5ForConditionalGeneration
     encoder = inspect_checkpoint(mt5, "MT5EncoderModel")
