@@ -20,6 +20,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,6 +34,7 @@ from .settings import NOT_OF_FILES, check_settings
 from .special_tokens import ADDITIONAL, ROLES, SpecialTokens, Token, state_of, text_of
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from types import TracebackType
 
     from typing_extensions import Self
@@ -318,7 +320,7 @@ class Replacing:
 
     Files are first written beside their place and then renamed into it, so that each is either the old or the
     new one. Those of an earlier tokenizer that the new one does not have are removed: a reader would prefer
-    them.
+    them. Raises TokenizerError if the folder cannot be written.
     """
 
     def __init__(
@@ -332,32 +334,44 @@ class Replacing:
         """The files written, once the block has ended."""
 
     def __enter__(self) -> Self:
-        try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-        except FileExistsError:
-            raise TokenizerError(f"{self._folder} is a file; a tokenizer is saved into a folder") from None
-        self._temporary = tempfile.TemporaryDirectory(dir=self._folder, prefix=".saving-")
+        with self._writing():
+            try:
+                self._folder.mkdir(parents=True, exist_ok=True)
+            except FileExistsError:
+                raise TokenizerError(
+                    f"{self._folder} is a file; a tokenizer is saved into a folder"
+                ) from None
+            self._temporary = tempfile.TemporaryDirectory(dir=self._folder, prefix=".saving-")
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        with self._temporary as temporary:
-            if kind is not None:
-                return
-            for name in self._names:
-                os.replace(Path(temporary, name), self._folder / (self._prefix + name))
-        if self._remove_others:
-            for name in _ALL_FILES - set(self._names):
-                (self._folder / (self._prefix + name)).unlink(missing_ok=True)
-            for path in (self._folder / FURTHER_TEMPLATES).glob("*.jinja"):
-                path.unlink()
+        with self._writing():
+            with self._temporary as temporary:
+                if kind is not None:
+                    return
+                for name in self._names:
+                    os.replace(Path(temporary, name), self._folder / (self._prefix + name))
+            if self._remove_others:
+                for name in _ALL_FILES - set(self._names):
+                    (self._folder / (self._prefix + name)).unlink(missing_ok=True)
+                for path in (self._folder / FURTHER_TEMPLATES).glob("*.jinja"):
+                    path.unlink()
         self.paths = tuple(str(self._folder / (self._prefix + name)) for name in self._names)
 
     def write(self, name: str, content: bytes) -> None:
         """Write one file."""
-        Path(self._temporary.name, name).write_bytes(content)
+        with self._writing():
+            Path(self._temporary.name, name).write_bytes(content)
         self._names.append(name)
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise TokenizerError(f"cannot write into {str(self._folder)!r}: {error}") from error
 
     def write_json(self, name: str, content: dict[str, Any], *, sort: bool = True) -> None:
         """Write one JSON file."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
+from pathlib import Path
 
 import pytest
 from tokenizers import AddedToken, Tokenizer
@@ -179,6 +181,29 @@ def test_a_folder_cannot_be_a_file(make, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(TokenizerError, match="file is a file"):
         make(MvpTokenizer).save_pretrained(tmp_path / "file")
+    with pytest.raises(TokenizerError, match=r"cannot write into '.*below': .*[Nn]ot a directory"):
+        make(MvpTokenizer).save_pretrained(tmp_path / "file" / "below")
+
+
+def test_a_full_disk(make, tmp_path, monkeypatch):
+    """At any step, in words that are ours; what was there stays."""
+    tokenizer = make(MvpTokenizer)
+    tokenizer.save_pretrained(tmp_path)
+    before = {name: (tmp_path / name).read_bytes() for name in os.listdir(tmp_path)}
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "no space left")
+
+    tokenizer.add_tokens(["new"])
+    for owner, step in ((Path, "write_bytes"), (os, "mkdir"), (os, "replace")):
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, step, full)
+            with pytest.raises(TokenizerError, match=r"cannot write into '.*no space left"):
+                tokenizer.save_pretrained(tmp_path)
+            if step == "write_bytes":
+                with pytest.raises(TokenizerError, match=r"cannot write into '.*no space left"):
+                    tokenizer.save_vocabulary(tmp_path)
+        assert {name: (tmp_path / name).read_bytes() for name in os.listdir(tmp_path)} == before
 
 
 def test_vocabulary_and_merges_as_data(byte_level):
