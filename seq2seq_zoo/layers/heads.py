@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -74,8 +76,16 @@ def check_labels(labels: Tensor, count: int) -> None:
         raise ValueError(f"labels hold {int(outside[0])}; they must be in 0 … {count - 1}, or -100")
 
 
+def check_shape(labels: Tensor, *shapes: Sequence[int]) -> None:
+    """Raise ValueError for labels of none of these shapes: PyTorch's losses take any of as many numbers."""
+    if not any(labels.shape == torch.Size(shape) for shape in shapes):
+        wanted = " or ".join(str(list(shape)) for shape in shapes)
+        raise ValueError(f"labels have shape {list(labels.shape)}; they must have {wanted}, as the scores")
+
+
 def token_loss(scores: Tensor, labels: Tensor) -> Tensor:
     """Mean cross-entropy of scores [..., V] against labels [...]; labels of -100 do not count."""
+    check_shape(labels, scores.shape[:-1])
     check_labels(labels, scores.shape[-1])
     return F.cross_entropy(scores.flatten(0, -2), labels.to(scores.device).flatten())
 
@@ -83,6 +93,7 @@ def token_loss(scores: Tensor, labels: Tensor) -> Tensor:
 def next_token_loss(scores: Tensor, labels: Tensor) -> Tensor:
     """Mean cross-entropy of scores [B, L, V] against the labels one position later, [B, L]; -100 does not
     count."""
+    check_shape(labels, scores.shape[:-1])
     return token_loss(scores[:, :-1], labels[:, 1:])
 
 
@@ -101,18 +112,21 @@ def problem_of(labels: Tensor, count: int) -> str:
 def classification_loss(scores: Tensor, labels: Tensor, problem: str | None) -> Tensor:
     """The loss of scores [B, labels] for one of the PROBLEM_TYPES, or for what the labels' dtype suggests.
 
-    regression: mean squared error; single label: cross-entropy of labels [B]; several labels: binary
-    cross-entropy of labels [B, labels].
+    regression: mean squared error with labels [B, labels], or [B] for one; single label: cross-entropy of
+    labels [B]; several labels: binary cross-entropy of labels [B, labels]. What is [B] may be [B, 1].
     """
     labels = labels.to(scores.device)
-    count = scores.shape[-1]
+    rows, count = scores.shape
     problem = problem_of(labels, count) if problem is None else problem
     if problem == "regression":
-        return F.mse_loss(scores.squeeze(), labels.squeeze()) if count == 1 else F.mse_loss(scores, labels)
+        check_shape(labels, *([[rows], [rows, 1]] if count == 1 else [scores.shape]))
+        return F.mse_loss(scores, labels.view(scores.shape))
     if problem == "single_label_classification":
+        check_shape(labels, [rows], [rows, 1])
         check_labels(labels, count)
-        return F.cross_entropy(scores.view(-1, count), labels.view(-1))
+        return F.cross_entropy(scores, labels.view(-1))
     if problem == "multi_label_classification":
+        check_shape(labels, scores.shape)
         return F.binary_cross_entropy_with_logits(scores, labels)
     raise ValueError(f"problem_type is {problem!r}; it must be one of {', '.join(PROBLEM_TYPES)}")
 

@@ -1,6 +1,7 @@
 """Heads and losses against their formulas, and against the oracle's."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from seq2seq_zoo.layers.heads import (
     ClassificationHead,
     at_last_end,
     classification_loss,
+    next_token_loss,
     problem_of,
     shift_right,
     span_loss,
@@ -181,3 +183,27 @@ def test_labels_that_no_score_stands_for_are_refused() -> None:
             classification_loss(scores[:, 0], torch.tensor([value, 1]), None)
     with pytest.raises(ValueError, match=r"labels are of torch\.float"):
         token_loss(scores, torch.zeros(2, 3))
+
+
+@pytest.mark.parametrize(
+    ("loss", "scores", "labels", "said"),
+    [
+        (token_loss, (2, 5, 7), (5, 2), r"\[5, 2\]; they must have \[2, 5\]"),
+        (token_loss, (2, 5, 7), (10,), r"\[10\]; they must have \[2, 5\]"),
+        (next_token_loss, (2, 5, 7), (2, 4), r"\[2, 4\]; they must have \[2, 5\]"),
+        (next_token_loss, (2, 5, 7), (5,), r"\[5\]; they must have \[2, 5\]"),
+        (partial(classification_loss, problem=None), (4, 3), (2, 2), r"\[2, 2\].* \[4\] or \[4, 1\]"),
+        (partial(classification_loss, problem="regression"), (4, 1), (1, 4), r"\[1, 4\].* \[4\] or \[4, 1\]"),
+        (partial(classification_loss, problem="regression"), (4, 3), (4,), r"\[4\]; they must have \[4, 3\]"),
+        (
+            partial(classification_loss, problem="multi_label_classification"),
+            (4, 3),
+            (3, 4),
+            r"\[3, 4\]; they must have \[4, 3\]",
+        ),
+    ],
+)
+def test_labels_of_another_shape_are_refused(loss, scores, labels, said) -> None:
+    """Though some have as many numbers, or could be repeated."""
+    with pytest.raises(ValueError, match=f"labels have shape {said}, as the scores"):
+        loss(torch.zeros(scores), torch.zeros(labels, dtype=torch.int64))
