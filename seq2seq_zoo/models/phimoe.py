@@ -174,7 +174,7 @@ class PhimoeConfig(Config):
         if self.head_dim is None:
             divides(self, "num_attention_heads", "hidden_size")
         else:
-            positive(self, "head_dim")
+            sizes(self, "head_dim")
         divides(self, "num_key_value_heads", "num_attention_heads")
         known_activation(self, "hidden_act")
         in_vocabulary(self, "pad_token_id")

@@ -10,9 +10,10 @@ This is the behaviour of the fast tokenizers of transformers 4.57.6.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, ClassVar, NamedTuple
 
@@ -279,15 +280,26 @@ def _encode_texts(backend: tokenizers.Tokenizer, texts: list[Any], options: Enco
         raise
 
 
+@contextlib.contextmanager
+def refusing(why: str) -> Iterator[None]:
+    """Errors of the library as a TokenizerError that begins with `why`.
+
+    They are plain Exceptions or, where a fault of a file comes late to light, panics, which are none.
+    """
+    try:
+        yield
+    except BaseException as error:
+        if isinstance(error, Exception) or type(error).__name__ == "PanicException":
+            raise TokenizerError(f"{why}: {error}") from error
+        raise
+
+
 def read_backend(path: str | os.PathLike[str], model: str | None = None) -> tokenizers.Tokenizer:
     """The tokenizer of a tokenizer.json; TokenizerError if it is damaged or its model is of another type than
     `model`."""
-    try:
-        backend = tokenizers.Tokenizer.from_buffer(files.read_bytes(path))
-    except TokenizerError:
-        raise
-    except Exception as error:  # the library raises nothing more specific
-        raise TokenizerError(f"{os.fspath(path)} is no valid tokenizer file: {error}") from error
+    content = files.read_bytes(path)
+    with refusing(f"{os.fspath(path)} is no valid tokenizer file"):
+        backend = tokenizers.Tokenizer.from_buffer(content)
     found = type(backend.model).__name__
     if model is not None and found != model:
         raise TokenizerError(f"{os.fspath(path)} holds a {found} model; this tokenizer needs {model}")

@@ -25,7 +25,7 @@ from tokenizers.models import Unigram
 from seq2seq_zoo.errors import TokenizerError
 
 from . import files, spiece
-from .backend import BackendTokenizer, read_backend, with_settings
+from .backend import BackendTokenizer, read_backend, refusing, with_settings
 from .base import Tokenizer
 from .options import EncodeOptions
 from .pieces import Piece
@@ -289,7 +289,11 @@ def _backend_of(content: bytes, path: str, extra_ids: int, scheme: str) -> token
             stacklevel=4,
         )
     sentinels = [(f"<extra_id_{i}>", 0.0) for i in reversed(range(extra_ids))]
-    backend = tokenizers.Tokenizer(Unigram(model.pieces + sentinels, model.unk_id, False))
+    with refusing(f"{path} is no sentencepiece model"):
+        backend = tokenizers.Tokenizer(Unigram(model.pieces + sentinels, model.unk_id, False))
+        # Spaces at the end are dropped and runs of them count once, as sentencepiece does.
+        steps: list[Any] = [normalizers.Precompiled(model.charsmap)] if model.charsmap else []
+    steps += [normalizers.Strip(left=False, right=True), normalizers.Replace(Regex(" {2,}"), UNDERLINE)]
     backend.add_tokens(
         [
             AddedToken(piece, normalized=False, special=kind == spiece.CONTROL)
@@ -297,9 +301,6 @@ def _backend_of(content: bytes, path: str, extra_ids: int, scheme: str) -> token
             if kind in (spiece.CONTROL, spiece.USER_DEFINED)
         ]
     )
-    # Spaces at the end are dropped and runs of them count once, as sentencepiece does.
-    steps: list[Any] = [normalizers.Precompiled(model.charsmap)] if model.charsmap else []
-    steps += [normalizers.Strip(left=False, right=True), normalizers.Replace(Regex(" {2,}"), UNDERLINE)]
     backend.normalizer = normalizers.Sequence(steps)
     backend.pre_tokenizer = pre_tokenizers.Metaspace(replacement=UNDERLINE, prepend_scheme=scheme)
     backend.decoder = decoders.Metaspace(replacement=UNDERLINE, prepend_scheme=scheme)

@@ -222,6 +222,7 @@ def scaled(**changes: Any) -> dict[str, Any]:
             scaled(long_mscale=1e39),
             "rope_scaling's long_mscale is 1e+39; it must be a number of at most",
         ),
+        ({"head_dim": 10**18}, "head_dim is 1000000000000000000; it must be at most 1000000000"),
         # Experts are built one by one.
         ({"num_local_experts": 10**9}, "num_local_experts is 1000000000; it must be at most 10000"),
     ],

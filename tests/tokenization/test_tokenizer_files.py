@@ -13,6 +13,7 @@ from tokenizers import AddedToken, Tokenizer
 
 from seq2seq_zoo import AutoTokenizer, MT5Tokenizer, MT5TokenizerFast, MvpTokenizer, MvpTokenizerFast
 from seq2seq_zoo.errors import CheckpointError, TokenizerError
+from seq2seq_zoo.tokenization import spiece
 from tests.hub_cache import make_hub_cache
 from tests.tokenization.tokenizer_cases import HARD_TEXTS, quietly
 
@@ -453,6 +454,25 @@ def test_a_unigram_model_that_no_spiece_model_can_hold(change, said, unigram, tm
     (tmp_path / "tokenizer.json").write_text(json.dumps(content))
     with pytest.raises(TokenizerError, match=f"tokenizer.json.*{said}"):
         MT5Tokenizer.from_pretrained(tmp_path)
+
+
+def test_a_damaged_normalization_table_is_named(unigram, tmp_path):
+    MT5TokenizerFast.from_pretrained(unigram).save_pretrained(tmp_path)
+    content = json.loads((tmp_path / "tokenizer.json").read_text())
+    tables = [step for step in content["normalizer"]["normalizers"] if step["type"] == "Precompiled"]
+    for damage in ("[]", "="):
+        tables[0]["precompiled_charsmap"] = damage + tables[0]["precompiled_charsmap"][2:]
+        (tmp_path / "tokenizer.json").write_text(json.dumps(content))
+        with pytest.raises(TokenizerError, match=r"tokenizer\.json is no valid tokenizer file"):
+            MT5TokenizerFast.from_pretrained(tmp_path)
+    (tmp_path / "tokenizer.json").unlink()
+    model = (tmp_path / "spiece.model").read_bytes()
+    table = spiece.parse_spiece(model, "").charsmap
+    assert len(table) > 100
+    assert model.count(table) == 1
+    (tmp_path / "spiece.model").write_bytes(model.replace(table, b"\xff" * len(table)))
+    with pytest.raises(TokenizerError, match=r"spiece\.model is no sentencepiece model"):
+        MT5TokenizerFast.from_pretrained(tmp_path)
 
 
 def test_a_tokenizer_of_another_kind_is_refused(byte_level, unigram, tmp_path):
