@@ -18,7 +18,8 @@ says so.
 
 JSON files such as config.json are replaced right before *, a rename away from the weights they belong to.
 An error before * undoes the steps in reverse; a crash leaves at worst files that nothing refers to, which the
-next save removes. Two processes must not save into one folder at the same time.
+next save removes. Processes that save into one folder, such as all those of a training run, wait for one
+another where the system lets them.
 """
 
 import json
@@ -68,14 +69,36 @@ def staging(directory: Path) -> Iterator[tuple[Path, Callable[[], None]]]:
     """
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        folder = directory / (STAGING + secrets.token_hex(4))
-        folder.mkdir()
-        try:
-            yield folder, lambda: _commit(directory, folder)
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
+        with alone(directory):
+            folder = directory / (STAGING + secrets.token_hex(4))
+            folder.mkdir()
+            try:
+                yield folder, lambda: _commit(directory, folder)
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
     except OSError as error:
         raise CheckpointError(f"cannot write into {str(directory)!r}: {error}") from error
+
+
+@contextmanager
+def alone(directory: Path) -> Iterator[None]:
+    """Wait until nobody else saves into the folder; nobody else does then, until the end of the block.
+
+    The lock is the folder's own, and goes with the process. Where there are none (Windows, some network file
+    systems), nobody waits.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        with suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _commit(directory: Path, staged: Path) -> None:

@@ -20,7 +20,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -334,20 +334,24 @@ class Replacing:
         """The files written, once the block has ended."""
 
     def __enter__(self) -> Self:
-        with self._writing():
+        from seq2seq_zoo.checkpoint.commit import STAGING, alone
+
+        with self._writing(), ExitStack() as entered:
             try:
                 self._folder.mkdir(parents=True, exist_ok=True)
             except FileExistsError:
                 raise TokenizerError(
                     f"{self._folder} is a file; a tokenizer is saved into a folder"
                 ) from None
-            self._temporary = tempfile.TemporaryDirectory(dir=self._folder, prefix=".saving-")
+            entered.enter_context(alone(self._folder))
+            self._temporary = tempfile.TemporaryDirectory(dir=self._folder, prefix=STAGING)
+            self._entered = entered.pop_all()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        with self._writing():
+        with self._entered, self._writing():
             with self._temporary as temporary:
                 if kind is not None:
                     return

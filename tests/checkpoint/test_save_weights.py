@@ -489,6 +489,43 @@ def test_an_interrupt_right_after_any_rename(
     assert reached.count(2) == 1  # after the decisive one, which is the last
 
 
+def children(number: int, work: Callable[[int], None]) -> list[int]:
+    """The exit codes of so many processes that work at the same time."""
+    started = []
+    for child in range(number):
+        process = os.fork()
+        if process == 0:
+            code = 1
+            try:
+                work(child)
+                code = 0
+            finally:
+                os._exit(code)
+        started.append(process)
+    return [os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) for process in started]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+@pytest.mark.usefixtures("without_fsync")
+@transitions
+def test_many_processes_save_at_once(
+    tmp_path: Path, templates: Path, old: ToyWithHead, new: ToyWithHead, before: str, after: str
+) -> None:
+    """As all those of a training run do where nobody thought of it: none fails, the result is that of one."""
+    for attempt in range(2):
+        folder = tmp_path / str(attempt)
+        shutil.copytree(templates / before, folder)
+
+        def save(child: int) -> None:
+            for turn in range(2):
+                save_new(new, folder, after if child + turn else "many shards")  # noqa: B023
+
+        assert children(4, save) == [0] * 4
+        assert version(folder, old, new) == config_version(folder) == 2
+        assert not [name for name in files_in(folder) if name.startswith(".") or "kept" in name]
+
+
 @pytest.mark.usefixtures("without_fsync")
 def test_saving_again_and_again_after_errors(
     tmp_path: Path, templates: Path, old: ToyWithHead, new: ToyWithHead

@@ -6,12 +6,16 @@ import errno
 import json
 import os
 import shutil
+import threading
+from functools import partial
 from pathlib import Path
 
 import pytest
+import torch
 from tokenizers import AddedToken, Tokenizer
 
 from seq2seq_zoo import AutoTokenizer, MT5Tokenizer, MT5TokenizerFast, MvpTokenizer, MvpTokenizerFast
+from seq2seq_zoo.checkpoint import KeyMap, renames, save_weights
 from seq2seq_zoo.errors import CheckpointError, TokenizerError
 from seq2seq_zoo.tokenization import spiece
 from tests.hub_cache import make_hub_cache
@@ -184,6 +188,26 @@ def test_a_folder_cannot_be_a_file(make, tmp_path):
         make(MvpTokenizer).save_pretrained(tmp_path / "file")
     with pytest.raises(TokenizerError, match=r"cannot write into '.*below': .*[Nn]ot a directory"):
         make(MvpTokenizer).save_pretrained(tmp_path / "file" / "below")
+
+
+def test_beside_a_model_that_is_saved(make, tmp_path, monkeypatch):
+    """By another process of the same training run: its save takes what is half written for a leftover."""
+    tokenizer, model = make(MvpTokenizer), torch.nn.Linear(2, 3)
+    save = partial(save_weights, model, KeyMap(renames("{p} -> {p}")))
+    save(tmp_path / "before")  # the next one imports nothing, and takes no time
+    other = threading.Thread(target=save, args=[tmp_path / "here"])
+    write = tokenizer._write_vocabulary
+
+    def and_wait(folder):
+        other.start()
+        other.join(0.5)
+        write(folder)
+
+    monkeypatch.setattr(tokenizer, "_write_vocabulary", and_wait)
+    tokenizer.save_pretrained(tmp_path / "here")
+    other.join()
+    assert AutoTokenizer.from_pretrained(tmp_path / "here").get_vocab() == tokenizer.get_vocab()
+    assert (tmp_path / "here" / "model.safetensors").exists()
 
 
 def test_a_full_disk(make, tmp_path, monkeypatch):
