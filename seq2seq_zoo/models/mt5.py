@@ -249,6 +249,7 @@ DECODER = renames("""
     ),
 )
 
+TOKEN_VECTORS = {"shared.weight", "encoder.embed_tokens.weight", "decoder.embed_tokens.weight"}
 PREFIX = "transformer."
 
 
@@ -339,7 +340,7 @@ class MT5ForConditionalGeneration(_MT5Head, Seq2SeqLM):
 
     @classmethod
     def settle_config(cls, config: MT5Config, weights: Weights) -> None:
-        if config.saved_by_5 and "lm_head.weight" in weights:
+        if config.saved_by_5 and "lm_head.weight" in weights and not TOKEN_VECTORS.isdisjoint(weights):
             config.tie_word_embeddings = False
 
     @property

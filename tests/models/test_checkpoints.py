@@ -12,6 +12,7 @@ import pytest
 import torch
 import transformers
 from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 import seq2seq_zoo
 from seq2seq_zoo import CheckpointError, ConfigError
@@ -453,6 +454,23 @@ def test_a_tied_head_of_5_is_saved_as_what_it_computes(tmp_path: Path) -> None:
         again = library.MT5ForConditionalGeneration.from_pretrained(tmp_path).eval()
         assert relative_error(again(**arguments).logits, expected) <= 1e-5
     assert model.lm_head.weight is model.get_input_embeddings().weight  # the model itself stays tied
+
+
+@pytest.mark.parametrize("version", ["4.57.6", "5.23.0"])
+def test_a_tied_head_that_is_all_there_is_of_the_vectors(version: str, tmp_path: Path) -> None:
+    """Tools that write tied tensors once may keep any of their names."""
+    theirs = build("MT5ForConditionalGeneration", transformers.MT5Config(**mt5.SIZE))
+    theirs.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    said = {"tie_word_embeddings": True, "transformers_version": version}
+    (tmp_path / "config.json").write_text(json.dumps({**config, **said}))
+    tensors = load_file(tmp_path / "model.safetensors")
+    tensors["lm_head.weight"] = tensors.pop("shared.weight")
+    save_file(tensors, tmp_path / "model.safetensors")
+    ours, info = seq2seq_zoo.MT5ForConditionalGeneration.from_pretrained(tmp_path, output_loading_info=True)
+    assert not any(info.values())
+    assert torch.equal(ours.get_input_embeddings().weight, tensors["lm_head.weight"])
+    assert ours.lm_head.weight is ours.get_input_embeddings().weight
 
 
 def test_devices_that_hold_no_weights_are_refused(tmp_path: Path) -> None:
