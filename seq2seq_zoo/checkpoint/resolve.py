@@ -50,20 +50,25 @@ def resolve_file(
     if subfolder:
         inside = relative_path(subfolder, "subfolder") / inside
 
-    if where and Path(where).is_dir():
-        folder, tried = Path(where), f"the folder {where!r}"
-    elif where.startswith(BUNDLED):
-        folder, tried = bundled_folder(where), f"the checkpoint {where!r} of the package"
-    else:
-        return _resolve_on_hub(where, inside, revision, cache_dir, token, local_files_only, required)
+    try:
+        if where and Path(where).is_dir():
+            folder, tried = Path(where), f"the folder {where!r}"
+        elif where.startswith(BUNDLED):
+            folder, tried = bundled_folder(where), f"the checkpoint {where!r} of the package"
+        else:
+            return _resolve_on_hub(where, inside, revision, cache_dir, token, local_files_only, required)
 
-    path = folder / inside
-    if path.is_file():
-        return path
-    if required:
+        path = folder / inside
+        if path.is_file():
+            return path
+        if required:
+            raise CheckpointError(
+                f"{where}: no file {str(inside)!r} in {tried}, which holds {_listing(path.parent)}"
+            )
+    except OSError as error:  # no permission, or names longer than a system knows
         raise CheckpointError(
-            f"{where}: no file {str(inside)!r} in {tried}, which holds {_listing(path.parent)}"
-        )
+            f"{where:.200}: cannot look for {str(inside)!r:.200}: {error!s:.200}"
+        ) from error
     return None
 
 

@@ -47,6 +47,8 @@ from .base import Model
 
 ConfigT = TypeVar("ConfigT", bound="PhimoeConfig")
 
+MOST_EXPERTS = 100_000
+"""How many there can be in all layers: a checkpoint has three keys for each."""
 LEAST, MOST, HIGHEST_BASE = 1e-9, 1e9, 1e30
 """Where LongRoPE's numbers and rope_theta end, so that float32 holds what is made of them."""
 FACTORS = ("short_factor", "long_factor")
@@ -180,6 +182,12 @@ class PhimoeConfig(Config):
         in_vocabulary(self, "pad_token_id")
         if self.sliding_window is not None:
             positive(self, "sliding_window")
+        experts = self.num_hidden_layers * self.num_local_experts
+        if experts > MOST_EXPERTS:
+            raise ConfigError(
+                f"num_local_experts is {self.num_local_experts}; with {self.num_hidden_layers} layers it must "
+                f"be at most {MOST_EXPERTS // self.num_hidden_layers}"
+            )
         if self.num_local_experts < 2:
             raise ConfigError(f"num_local_experts is {self.num_local_experts}; it must be at least 2")
         if self.num_experts_per_tok != 2:

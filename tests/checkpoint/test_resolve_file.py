@@ -196,3 +196,21 @@ def test_bundled(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, folder: Path) 
     for name in ("tot", "", "..", "toy/sub", "__pycache__"):
         with pytest.raises(CheckpointError, match=r"which are: bundled:toy$"):
             resolve_file(f"bundled:{name}", "config.json", required=False)
+
+
+@pytest.mark.parametrize("name", ["a" * 5000, "a/" * 5000 + "b"])
+def test_names_longer_than_a_system_knows(tmp_path: Path, name: str) -> None:
+    with pytest.raises(CheckpointError, match=r"cannot look for 'a.*(too long|names)"):
+        resolve_file(tmp_path, name)
+    with pytest.raises(CheckpointError, match=r"a.a.*cannot look for 'config\.json'"):
+        resolve_file(str(tmp_path / name), "config.json")
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="the administrator may read everything")
+def test_a_folder_that_may_not_be_looked_into(tmp_path: Path) -> None:
+    tmp_path.chmod(0)
+    try:
+        with pytest.raises(CheckpointError, match=r"cannot look for 'config\.json'.*denied"):
+            resolve_file(tmp_path, "config.json")
+    finally:
+        tmp_path.chmod(0o700)

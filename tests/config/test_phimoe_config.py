@@ -224,6 +224,10 @@ def scaled(**changes: Any) -> dict[str, Any]:
         ),
         ({"head_dim": 10**18}, "head_dim is 1000000000000000000; it must be at most 1000000000"),
         # Experts are built one by one.
+        (
+            {"num_hidden_layers": 1000, "num_local_experts": 101},
+            "num_local_experts is 101; with 1000 layers it must be at most 100",
+        ),
         ({"num_local_experts": 10**9}, "num_local_experts is 1000000000; it must be at most 10000"),
     ],
     ids=str,
