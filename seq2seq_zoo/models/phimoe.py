@@ -185,8 +185,8 @@ class PhimoeConfig(Config):
         experts = self.num_hidden_layers * self.num_local_experts
         if experts > MOST_EXPERTS:
             raise ConfigError(
-                f"num_local_experts is {self.num_local_experts}; with {self.num_hidden_layers} layers it must "
-                f"be at most {MOST_EXPERTS // self.num_hidden_layers}"
+                f"num_local_experts is {self.num_local_experts}; with {self.num_hidden_layers} layers it "
+                f"must be at most {MOST_EXPERTS // self.num_hidden_layers}"
             )
         if self.num_local_experts < 2:
             raise ConfigError(f"num_local_experts is {self.num_local_experts}; it must be at least 2")
