@@ -161,13 +161,13 @@ def readable(ids: Sequence[int], config: Any) -> list[int]:
     """
     count = len(ids)
     longest = getattr(config, "max_position_embeddings", None) or count
-    if config.model_type == "mega":
-        longest = config.max_positions
-        if config.use_chunking:
-            chunk = config.chunk_size
-            if count < chunk and config.is_decoder:
-                return list(islice(cycle(ids), chunk))
-            longest = max(count - count % chunk, chunk)
+    if config.model_type == "mega" and config.use_chunking:
+        chunk = config.chunk_size
+        if count < chunk and config.is_decoder:
+            return list(islice(cycle(ids), chunk))
+        longest = max(count - count % chunk, chunk)
+    elif config.model_type == "mega" and config.relative_positional_bias == "simple":
+        longest = config.max_positions if config.chunk_size < 0 else config.chunk_size
     return [*ids[: longest - 1], ids[-1]] if longest < count else list(ids)
 
 

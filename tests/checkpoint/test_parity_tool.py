@@ -122,7 +122,9 @@ def test_texts_that_are_too_long(tmp_path: Path, capsys: pytest.CaptureFixture[s
         ({"use_chunking": True, "chunk_size": 4}, ", cut to the 8 that both can read"),
         ({"use_chunking": True, "chunk_size": 16}, ", repeated to the 16 that both can read"),
         ({"use_chunking": True, "chunk_size": 16, "is_decoder": False}, ""),
-        ({"max_positions": 6}, ", cut to the 6 that both can read"),
+        ({"max_positions": 6, "relative_positional_bias": "simple"}, ", cut to the 6 that both can read"),
+        ({"chunk_size": 7, "relative_positional_bias": "simple"}, ", cut to the 7 that both can read"),
+        ({"max_positions": 6}, ""),
     ],
 )
 def test_a_mega_reads_whole_chunks(
