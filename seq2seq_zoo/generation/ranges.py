@@ -9,12 +9,16 @@ from typing import Any
 Range = tuple[Callable[[Any], bool], str]
 
 
+LARGEST = 2**63 - 1
+"""The largest integer that PyTorch can hold, or multiply by."""
+
+
 def _is_integer(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) <= LARGEST
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and not math.isnan(value)
+    return _is_integer(value) or (isinstance(value, float) and not math.isnan(value))
 
 
 def _integer(low: int) -> Range:
