@@ -158,7 +158,9 @@ def _chat_templates(place: Place) -> dict[str, Any]:
     path = place.path(CHAT_TEMPLATE)
     folder = (path or place.path(CONFIG) or place.path(TOKENIZER) or Path(CONFIG)).parent / FURTHER_TEMPLATES
     found = {} if path is None else {"default": _read_text(path)}
-    found |= {other.stem: _read_text(other) for other in sorted(folder.glob("*.jinja"))}
+    # What is no file, such as a pipe, could keep a reader waiting for ever.
+    others = [other for other in sorted(folder.glob("*.jinja")) if other.is_file()]
+    found |= {other.stem: _read_text(other) for other in others}
     if found.keys() == {"default"}:
         return {"chat_template": found["default"]}
     return {"chat_template": found} if found else {}

@@ -6,6 +6,8 @@ import errno
 import json
 import os
 import shutil
+import subprocess
+import sys
 import threading
 from functools import partial
 from pathlib import Path
@@ -497,6 +499,16 @@ def test_a_damaged_normalization_table_is_named(unigram, tmp_path):
     (tmp_path / "spiece.model").write_bytes(model.replace(table, b"\xff" * len(table)))
     with pytest.raises(TokenizerError, match=r"spiece\.model is no sentencepiece model"):
         MT5TokenizerFast.from_pretrained(tmp_path)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="a system without pipes")
+def test_nobody_waits_for_a_pipe(byte_level, tmp_path):
+    shutil.copytree(byte_level, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "additional_chat_templates").mkdir()
+    os.mkfifo(tmp_path / "additional_chat_templates" / "x.jinja")
+    os.mkfifo(tmp_path / "special_tokens_map.json")
+    code = f"from seq2seq_zoo import MvpTokenizer; MvpTokenizer.from_pretrained({str(tmp_path)!r})"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
 def test_a_tokenizer_of_another_kind_is_refused(byte_level, unigram, tmp_path):
