@@ -11,6 +11,7 @@ which key is at fault and takes the last of duplicate keys. A pytorch_model.bin 
 
 import json
 import math
+import os
 import pickle
 import re
 import struct
@@ -19,6 +20,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from io import FileIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -73,6 +75,8 @@ class WeightFile:
     path: Path
     infos: dict[str, TensorInfo]
     tensor: Callable[[str], Tensor]
+    mapped: MappedFile | None = None
+    """The file itself, held open, where its tensors lie in it as they do in memory."""
 
     def read(self, key: str, into: Tensor) -> None:
         """Copy a tensor into another of its shape: mapped, and converted to that one's dtype, in pieces.
@@ -80,23 +84,22 @@ class WeightFile:
         Mapped as a whole, all that was looked at would be in memory beside what it is converted to.
         """
         info = self.infos[key]
-        if info.begin is None:
+        if info.begin is None or self.mapped is None:
             into.copy_(self.tensor(key))
             return
         begin = info.begin
         for piece in into.view(-1).split(max(PIECE // info.dtype.itemsize, 1)):  # type: ignore[no-untyped-call]
-            values = MappedFile(info.file).tensor(begin, piece.shape, info.dtype)
-            piece.copy_(_unmapped(info.file, begin, piece.shape, info.dtype) if values is None else values)
+            values = self.mapped.tensor(begin, piece.shape, info.dtype, alone=True)
+            piece.copy_(_unmapped(self.mapped, begin, piece.shape, info.dtype) if values is None else values)
             begin += len(piece) * info.dtype.itemsize
 
 
-def _unmapped(path: Path, begin: int, shape: torch.Size, dtype: torch.dtype) -> Tensor:
+def _unmapped(mapped: MappedFile, begin: int, shape: torch.Size, dtype: torch.dtype) -> Tensor:
     """The tensor that begins at this byte of a file, copied from it: where nothing can be mapped."""
     values = torch.empty(shape, dtype=dtype)
-    with open(path, "rb") as file:
-        file.seek(begin)
-        if file.readinto(values.view(torch.uint8).numpy().data) < values.nbytes:
-            raise CheckpointError(f"{path} has shrunk since it was opened")
+    mapped.file.seek(begin)
+    if mapped.file.readinto(values.view(torch.uint8).numpy().data) < values.nbytes:
+        raise CheckpointError(f"{mapped.path} has shrunk since it was opened")
     return values
 
 
@@ -115,14 +118,17 @@ def open_file(path: Path) -> WeightFile:
 
 def open_safetensors(path: Path) -> WeightFile:
     """Read the header; the tensors are mapped when asked for, and stay valid when the WeightFile is gone."""
-    infos = read_header(path)
     mapped = MappedFile(path)
+    infos = read_header(path, mapped.file)
 
     @cache
     def library() -> Any:  # maps the whole file: for systems that MappedFile does not know
         from safetensors import safe_open
 
-        return safe_open(path, framework="pt", device="cpu")
+        found = safe_open(path, framework="pt", device="cpu")
+        if not os.path.samestat(path.stat(), os.fstat(mapped.file.fileno())):
+            raise CheckpointError(f"{path} has been replaced since it was opened")
+        return found
 
     def tensor(key: str) -> Tensor:
         info = infos[key]
@@ -139,21 +145,18 @@ def open_safetensors(path: Path) -> WeightFile:
         # Files of other writers may start the data at an odd byte, where vector instructions cannot read.
         return value.clone() if value.data_ptr() % value.element_size() else value
 
-    return WeightFile(path, infos, tensor)
+    return WeightFile(path, infos, tensor, mapped)
 
 
-def read_header(path: Path) -> dict[str, TensorInfo]:
+def read_header(path: Path, file: FileIO) -> dict[str, TensorInfo]:
     """The tensors a safetensors file announces, checked against each other and the file's length."""
-    size = path.stat().st_size
-    with open(path, "rb") as file:
-        start = file.read(8)
-        length = struct.unpack("<Q", start)[0] if len(start) == 8 else -1
-        if not 2 <= length <= min(size - 8, LONGEST_HEADER):
-            what = f"announces a header of {length} bytes" if length >= 0 else "is shorter than any header"
-            raise CheckpointError(
-                f"{path} {what}, but has {size} bytes in all: truncated, or not safetensors"
-            )
-        text = file.read(length)
+    size = os.fstat(file.fileno()).st_size
+    start = file.read(8)
+    length = struct.unpack("<Q", start)[0] if len(start) == 8 else -1
+    if not 2 <= length <= min(size - 8, LONGEST_HEADER):
+        what = f"announces a header of {length} bytes" if length >= 0 else "is shorter than any header"
+        raise CheckpointError(f"{path} {what}, but has {size} bytes in all: truncated, or not safetensors")
+    text = file.read(length)
     entries = parse_json_object(text, f"the header of {path}")
     metadata = entries.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):

@@ -49,41 +49,6 @@ WINDOW = 2**24
 """Bytes of a file that are mapped at once for the sake of small tensors, those of up to a quarter of it."""
 
 
-class MappedFile:
-    """A file of which tensors are mapped as they are asked for. They stay when it is gone."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._windows: dict[int, Pages] = {}
-
-    def tensor(self, begin: int, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor | None:
-        """The tensor that begins at this byte of the file. None for an empty one, or on a system that is not
-        known here.
-
-        The mapping is private: writing into the tensor does not reach the file. Raises CheckpointError if the
-        file does not go so far, or cannot be opened any more.
-        """
-        size = math.prod(shape) * dtype.itemsize
-        if not size or not _known_system():
-            return None
-        if begin % dtype.itemsize:  # vector instructions cannot read it where it would lie
-            rows = mapped_rows([(self.path, begin)], shape, dtype)
-            return None if rows is None else rows[0]
-        number = begin // WINDOW
-        pages = self._windows.get(number)
-        if size > WINDOW // 4:
-            pages = _of_file(self.path, begin, size, begin + size)
-        elif pages is None or begin + size > pages.end:
-            # So far that all small tensors which begin in this window end there.
-            pages = _of_file(self.path, number * WINDOW, WINDOW + WINDOW // 4, begin + size)
-            if pages is not None:
-                self._windows[number] = pages
-        if pages is None:
-            return None
-        count, offset = size // dtype.itemsize, begin - pages.begin
-        return torch.frombuffer(pages.memory, dtype=dtype, count=count, offset=offset).view(shape)
-
-
 class Pages(NamedTuple):
     """The bytes `begin` … `end` of a file, in memory."""
 
@@ -93,17 +58,64 @@ class Pages(NamedTuple):
     """A buffer, upon which whatever lies in it holds fast."""
 
 
-def _of_file(path: Path, begin: int, size: int, end: int) -> Pages | None:
-    """`size` bytes of a file or, if it ends before, what there is of them: those before `end` must be."""
-    behind = begin % mmap.PAGESIZE
-    with _opened(path, end) as file:
-        size = min(size, os.fstat(file.fileno()).st_size - begin)
-        start = _map(None, behind + size, PRIVATE | NO_RESERVE, file.fileno(), begin - behind)
-    return None if start is None else Pages(begin, begin + size, _memory(start, behind, size))
+class MappedFile:
+    """A file of which tensors are mapped as they are asked for. They stay when it is gone.
+
+    It is held open: should another take its place meanwhile, all tensors still come from the one.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.file = FileIO(path)
+        weakref.finalize(self, self.file.close)
+        self._windows: dict[int, Pages] = {}
+
+    def tensor(
+        self, begin: int, shape: tuple[int, ...], dtype: torch.dtype, *, alone: bool = False
+    ) -> Tensor | None:
+        """The tensor that begins at this byte of the file. None for an empty one, or on a system that is not
+        known here. What is mapped `alone` is let go of with the tensor.
+
+        The mapping is private: writing into the tensor does not reach the file. Raises CheckpointError if the
+        file does not go so far any more.
+        """
+        size = math.prod(shape) * dtype.itemsize
+        if not size or not _known_system():
+            return None
+        if begin % dtype.itemsize:  # vector instructions cannot read it where it would lie
+            rows = mapped_rows([(self, begin)], shape, dtype)
+            return None if rows is None else rows[0]
+        number = begin // WINDOW
+        pages = self._windows.get(number)
+        if alone or size > WINDOW // 4:
+            pages = self._pages(begin, size, begin + size)
+        elif pages is None or begin + size > pages.end:
+            # So far that all small tensors which begin in this window end there.
+            pages = self._pages(number * WINDOW, WINDOW + WINDOW // 4, begin + size)
+            if pages is not None:
+                self._windows[number] = pages
+        if pages is None:
+            return None
+        count, offset = size // dtype.itemsize, begin - pages.begin
+        return torch.frombuffer(pages.memory, dtype=dtype, count=count, offset=offset).view(shape)
+
+    def _pages(self, begin: int, size: int, end: int) -> Pages | None:
+        """`size` bytes or, if the file ends before, what there is of them: those before `end` must be."""
+        behind = begin % mmap.PAGESIZE
+        size = min(size, self.reaches(end) - begin)
+        start = _map(None, behind + size, PRIVATE | NO_RESERVE, self.file.fileno(), begin - behind)
+        return None if start is None else Pages(begin, begin + size, _memory(start, behind, size))
+
+    def reaches(self, end: int) -> int:
+        """The length of the file, which went at least as far as `end` when it was opened."""
+        length = os.fstat(self.file.fileno()).st_size
+        if length < end:
+            raise _shrunk(self.path, length)
+        return length
 
 
 def mapped_rows(
-    places: Sequence[tuple[Path, int]], shape: Sequence[int], dtype: torch.dtype
+    places: Sequence[tuple[MappedFile, int]], shape: Sequence[int], dtype: torch.dtype
 ) -> Tensor | None:
     """The tensors of one shape and dtype that begin at these bytes of these files, as the rows of one:
     [len(places), *shape]. None as above, and private as above.
@@ -122,20 +134,20 @@ def mapped_rows(
     if start is None:
         return None
     buffer = _memory(start, behind, size * rows)
-    for number, (path, begin) in enumerate(places):
+    for number, (mapped, begin) in enumerate(places):
         end, shift = begin + size, start + behind + number * size - begin  # from the file to memory
         first = last = begin  # of the pages that are mapped
         if wanted[number] == behind:
             # What else there is before the first row and behind the last is nobody's concern.
             first = _up(begin, page) if number else begin // page * page
             last = end // page * page if number < rows - 1 else _up(end, page)
-        with _opened(path, end) as file:
-            if last <= first:
-                first = last = begin
-            elif _map(shift + first, last - first, OVER, file.fileno(), first) is None:
-                return None
-            for here, there in ((begin, first), (max(last, begin), end)):
-                _read(file, here, there, shift)
+        mapped.reaches(end)
+        if last <= first:
+            first = last = begin
+        elif _map(shift + first, last - first, OVER, mapped.file.fileno(), first) is None:
+            return None
+        for here, there in ((begin, first), (max(last, begin), end)):
+            _read(mapped.file, here, there, shift)
     return torch.frombuffer(buffer, dtype=dtype).view(rows, *shape)
 
 
@@ -155,19 +167,6 @@ def _read(file: FileIO, begin: int, end: int, shift: int) -> None:
         if not got:
             raise _shrunk(file.name, begin)
         begin += got
-
-
-def _opened(path: Path, end: int) -> FileIO:
-    """A file that was opened before, and went at least as far as `end`."""
-    try:
-        file = FileIO(path)
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be opened any more: {error}") from error
-    length = os.fstat(file.fileno()).st_size
-    if length < end:
-        file.close()
-        raise _shrunk(path, length)
-    return file
 
 
 def _shrunk(path: object, length: int) -> CheckpointError:

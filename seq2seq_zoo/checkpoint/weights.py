@@ -24,6 +24,8 @@ from seq2seq_zoo.errors import CheckpointError
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 LAYOUTS = (SINGLE, INDEX, "pytorch_model.bin", "pytorch_model.bin.index.json")
+MOST_TRIES = 100
+"""How often weights are opened that another process replaces meanwhile."""
 
 
 class Weights(Mapping[str, TensorInfo]):
@@ -62,7 +64,11 @@ class Weights(Mapping[str, TensorInfo]):
         """Tensors of one shape and dtype as the rows of one, mapped as far as may be; None where it is not
         known how to do that."""
         infos = [self[key] for key in keys]
-        places = [(info.file, info.begin) for info in infos if info.begin is not None]
+        places = [
+            (file.mapped, info.begin)
+            for file, info in zip((self._files[key] for key in keys), infos, strict=True)
+            if file.mapped is not None and info.begin is not None
+        ]
         return mapped_rows(places, infos[0].shape, infos[0].dtype) if len(places) == len(keys) else None
 
     def read(self, key: str, into: Tensor) -> None:
@@ -93,6 +99,23 @@ def open_weights(
         token=token,
         local_files_only=local_files_only,
     )
+    folder = Path(where) / subfolder
+    for _ in range(MOST_TRIES):
+        before = _layout(folder)
+        try:
+            found = _open_layout(where, subfolder, resolve)
+        except CheckpointError:
+            if _layout(folder) == before:
+                raise
+        else:
+            if _layout(folder) == before:
+                return found
+    raise CheckpointError(f"{os.fspath(where)!r} is saved to again and again while it is read")
+
+
+def _open_layout(
+    where: str | os.PathLike[str], subfolder: str, resolve: Callable[..., Path | None]
+) -> Weights:
     for layout in LAYOUTS:
         path = resolve(layout, required=False)
         if path is not None:
@@ -102,6 +125,20 @@ def open_weights(
     raise CheckpointError(
         f"{place} has no weights: looked for {', '.join(LAYOUTS)}{_present(where, subfolder)}"
     )
+
+
+def _layout(folder: Path) -> list[tuple[int, int, int] | None]:
+    """Which files of the layouts are there now. As long as they stay, so do all shards that an index names: a
+    save replaces the index before it touches them (see `commit`)."""
+    found: list[tuple[int, int, int] | None] = []
+    for name in LAYOUTS:
+        try:
+            state = os.stat(folder / name)
+        except (OSError, ValueError):
+            found.append(None)
+        else:
+            found.append((state.st_dev, state.st_ino, state.st_mtime_ns))
+    return found
 
 
 def _present(where: str | os.PathLike[str], subfolder: str) -> str:
@@ -148,7 +185,11 @@ def _open_shards(index: Path, resolve: Callable[..., Path | None]) -> dict[str, 
 
 def read_index(path: Path) -> dict[str, str]:
     """The weight_map of an index: key to file name, every name inside the index's own folder."""
-    weight_map = parse_json_object(path.read_bytes(), str(path)).get("weight_map")
+    try:
+        text = path.read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from error
+    weight_map = parse_json_object(text, str(path)).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise CheckpointError(f"{path}: weight_map is {weight_map!r:.80}; it must map keys to file names")
     suffix = ".safetensors" if path.name == INDEX else ".bin"

@@ -7,6 +7,7 @@ import os
 import struct
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,12 @@ def as_tensor(content: bytes, begin: int, shape: tuple[int, ...]) -> Tensor:
     return torch.frombuffer(bytearray(content[begin : begin + 2 * count]), dtype=torch.int16).view(shape)
 
 
+def rows_of(
+    places: Sequence[tuple[Path, int]], shape: tuple[int, ...], dtype: torch.dtype
+) -> torch.Tensor | None:
+    return mapped_rows([(MappedFile(path), begin) for path, begin in places], shape, dtype)
+
+
 def maps_of(path: Path) -> list[str]:
     return [line for line in Path("/proc/self/maps").read_text().splitlines() if line.endswith(str(path))]
 
@@ -46,7 +53,7 @@ def test_rows_that_lie_apart_become_one_tensor(tmp_path: Path, pages: int, behin
     of = {a: random_file(a, 20, 1), b: random_file(b, 20, 2)}
     shape = (pages, PAGE // 2)
     places = [(path, page * PAGE + behind) for path, page in ((a, 9), (b, 2), (a, 0), (a, 3), (b, 14))]
-    whole = mapped_rows(places, shape, torch.int16)
+    whole = rows_of(places, shape, torch.int16)
     assert whole is not None
     assert whole.shape == (5, *shape)
     assert whole.is_contiguous()
@@ -70,7 +77,7 @@ def test_one_tensor_needs_no_whole_pages(tmp_path: Path, begin: int, shape: tupl
 def test_a_mapping_is_private_outlives_its_file_and_ends_with_its_tensor(tmp_path: Path) -> None:
     path = tmp_path / "a"
     content = random_file(path, 8)
-    whole = mapped_rows([(path, 4 * PAGE), (path, PAGE)], (PAGE // 2,), torch.int16)
+    whole = rows_of([(path, 4 * PAGE), (path, PAGE)], (PAGE // 2,), torch.int16)
     assert whole is not None
     assert maps_of(path)
     whole.fill_(7)
@@ -138,7 +145,7 @@ def test_what_does_not_fit_is_copied(
     """Row by row: the middle of those that fit is a page of the file."""
     path = tmp_path / "a"
     content = random_file(path, 12)
-    whole = mapped_rows([(path, begin) for begin in begins], shape, torch.int16)
+    whole = rows_of([(path, begin) for begin in begins], shape, torch.int16)
     assert whole is not None
     regions = [[int(end, 16) for end in line.split()[0].split("-")] for line in maps_of(path)]
     for number, (row, begin) in enumerate(zip(whole, begins, strict=True)):
@@ -151,8 +158,8 @@ def test_what_does_not_fit_is_copied(
 def test_nothing_is_left_to_others(tmp_path: Path) -> None:
     path = tmp_path / "a"
     random_file(path, 1)
-    assert mapped_rows([(path, 0), (path, 8)], (0, 5), torch.int16) is None
-    assert mapped_rows([], (5,), torch.int16) is None
+    assert rows_of([(path, 0), (path, 8)], (0, 5), torch.int16) is None
+    assert rows_of([], (5,), torch.int16) is None
     assert MappedFile(path).tensor(0, (0, 5), torch.int16) is None
 
 
@@ -162,7 +169,7 @@ def test_a_file_that_has_shrunk(tmp_path: Path) -> None:
     random_file(path, 2)
     for lost in ([(path, 0), (path, PAGE + 4)], [(path, 2 * PAGE), (path, PAGE)]):
         with pytest.raises(CheckpointError, match=rf"a has shrunk to {2 * PAGE} bytes since it was opened"):
-            mapped_rows(lost, (PAGE // 2,), torch.int16)
+            rows_of(lost, (PAGE // 2,), torch.int16)
     for begin in (PAGE + 4, 2 * PAGE, 9 * PAGE):
         with pytest.raises(CheckpointError, match=rf"a has shrunk to {2 * PAGE} bytes since it was opened"):
             MappedFile(path).tensor(begin, (PAGE // 2,), torch.int16)
@@ -177,7 +184,7 @@ def test_a_refusal_by_the_system_leaves_nothing_behind(
     allowed = iter([True, True, False])
     real = mapping._map
     monkeypatch.setattr(mapping, "_map", lambda *call: real(*call) if next(allowed) else None)
-    assert mapped_rows([(path, 0), (path, PAGE)], (PAGE // 2,), torch.int16) is None
+    assert rows_of([(path, 0), (path, PAGE)], (PAGE // 2,), torch.int16) is None
     assert not maps_of(path)
     monkeypatch.setattr(mapping, "_map", lambda *call: None)
     assert MappedFile(path).tensor(0, (PAGE // 2,), torch.int16) is None

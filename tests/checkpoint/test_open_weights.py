@@ -540,9 +540,6 @@ def test_a_file_that_shrinks_while_it_is_read(tmp_path: Path) -> None:
     if sys.platform == "linux":
         with pytest.raises(CheckpointError, match=said):
             weights.tensor("a")
-        path.unlink()
-        with pytest.raises(CheckpointError, match=r"model\.safetensors cannot be opened any more: .*No such"):
-            weights.tensor("a")
 
 
 @pytest.mark.parametrize("known", [True, False])

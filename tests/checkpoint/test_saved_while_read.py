@@ -1,0 +1,98 @@
+"""A checkpoint that is saved anew while it is read: what is read is whole, the old one or the new one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from seq2seq_zoo.checkpoint import load_weights, open_weights, save_weights, weights
+from tests.checkpoint.toy import HEAD_MAP, ToyWithHead, hub_state, initialise, on_meta, randomised, same
+
+SIZES = {"one file": "50GB", "few shards": 500, "many shards": 200}
+"""The shallow toy has 632 bytes."""
+
+
+@pytest.fixture(scope="module")
+def old() -> ToyWithHead:
+    return randomised(ToyWithHead(depth=1), seed=1)
+
+
+@pytest.fixture(scope="module")
+def new() -> ToyWithHead:
+    return randomised(ToyWithHead(depth=1), seed=2)
+
+
+@pytest.mark.parametrize("after", SIZES)
+@pytest.mark.parametrize("before", SIZES)
+def test_saved_between_two_tensors(
+    tmp_path: Path, old: ToyWithHead, new: ToyWithHead, before: str, after: str
+) -> None:
+    """Whatever way a tensor is read, it is of the files that were opened."""
+    save_weights(old, HEAD_MAP, tmp_path, max_shard_size=SIZES[before])
+    found, expected = open_weights(tmp_path), hub_state(old, HEAD_MAP)
+    keys = list(found)
+    rows = [key for key in keys if ".experts." in key]
+    for key in keys[: len(keys) // 2]:
+        assert torch.equal(found.tensor(key), expected[key])
+    save_weights(new, HEAD_MAP, tmp_path, max_shard_size=SIZES[after])
+    for key in keys:
+        assert torch.equal(found.tensor(key), expected[key]), key
+        read = torch.empty(found.shape(key), dtype=torch.float64)
+        found.read(key, read)
+        assert torch.equal(read, expected[key].double()), key
+    stack = found.rows(rows)
+    assert stack is None or torch.equal(stack, torch.stack([expected[key] for key in rows]))
+    module = on_meta(ToyWithHead, depth=1)
+    load_weights(module, found, HEAD_MAP, initialise=initialise)
+    assert same(module, old)
+
+
+def test_saved_in_another_dtype_between_two_tensors(tmp_path: Path, old: ToyWithHead) -> None:
+    """The new file is shorter, and what was before where a tensor was is another's."""
+    save_weights(old, HEAD_MAP, tmp_path)
+    found, expected = open_weights(tmp_path), hub_state(old, HEAD_MAP)
+    save_weights(randomised(ToyWithHead(depth=1), seed=2).bfloat16(), HEAD_MAP, tmp_path)
+    assert all(torch.equal(found.tensor(key), expected[key]) for key in found)
+
+
+@pytest.mark.parametrize("after", SIZES)
+@pytest.mark.parametrize("before", SIZES)
+@pytest.mark.parametrize("step", ["look for a file", "read the index", "open a file"])
+def test_saved_while_it_is_opened(
+    tmp_path: Path,
+    old: ToyWithHead,
+    new: ToyWithHead,
+    before: str,
+    after: str,
+    step: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Between any two files that are looked for, or read."""
+    name = {"look for a file": "resolve_file", "read the index": "read_index", "open a file": "open_file"}[
+        step
+    ]
+    act = getattr(weights, name)
+    for moment in range(1, 12):
+        folder = tmp_path / str(moment)
+        save_weights(old, HEAD_MAP, folder, max_shard_size=SIZES[before])
+        count = 0
+
+        def then_save(*given: Any, **options: Any) -> Any:
+            nonlocal count
+            done = act(*given, **options)
+            count += 1
+            if count == moment:  # noqa: B023
+                save_weights(new, HEAD_MAP, folder, max_shard_size=SIZES[after])  # noqa: B023
+            return done
+
+        with monkeypatch.context() as patch:
+            patch.setattr(weights, name, then_save)
+            module: nn.Module = on_meta(ToyWithHead, depth=1)
+            load_weights(module, open_weights(folder), HEAD_MAP, initialise=initialise)
+        assert same(module, new) if count >= moment else same(module, old)
+        if count < moment:
+            break
