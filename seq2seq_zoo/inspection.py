@@ -88,7 +88,7 @@ def inspect_weights(cls: type[Model], config: Config, weights: Weights) -> Inspe
     cls.settle_config(config, weights)
     with torch.device("meta"), WithoutValues():
         model = cls(config)
-    key_map = cls.key_map(config)
+    key_map = cls.stored_key_map(config, weights)
     plan = make_plan(model, key_map)
     match = match_keys(plan, weights, key_map)
     return Inspection(weights.where, cls, config, count_parts(model), weights, plan, match)

@@ -96,6 +96,12 @@ class Model(nn.Module, Pushable):
         raise TypeError(f"{cls.__name__} does not say how its checkpoints are laid out")
 
     @classmethod
+    def stored_key_map(cls, config: Any, weights: Weights) -> KeyMap:
+        """The map of these weights' keys: the one by which they would be saved, unless the family has been
+        laid out in several ways."""
+        return cls.key_map(config)
+
+    @classmethod
     def settle_config(cls, config: Any, weights: Weights) -> None:
         """Correct a checkpoint's config where only its weights tell what was meant; most have no need."""
 
@@ -219,7 +225,7 @@ class Model(nn.Module, Pushable):
             report = load_weights(
                 model,
                 weights,
-                cls.key_map(cfg),
+                cls.stored_key_map(cfg, weights),
                 dtype=chosen,
                 keep_float32=model.float32_parts,
                 device=_device(device, device_map),

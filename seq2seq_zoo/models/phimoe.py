@@ -16,7 +16,7 @@ from typing import Any, ClassVar, TypeVar
 
 from torch import Tensor, nn
 
-from ..checkpoint import KeyMap, Rules, Stack, renames
+from ..checkpoint import KeyMap, Rename, Rules, Split, Stack, Weights, renames
 from ..config import (
     LARGEST,
     Config,
@@ -345,8 +345,7 @@ def stack(config: PhimoeConfig) -> RotaryStack:
 
 # ---- theirs → ours ----
 
-_EXPERTS = "layers.{i}.block_sparse_moe.experts.{n}."
-_OURS = "stack.layers.{i}.feed_forward.experts."
+_OURS = "stack.layers.{i}.feed_forward."
 BODY = renames("""
     embed_tokens.weight                         -> stack.embedding.tokens.weight
     layers.{i}.input_layernorm.{p}              -> stack.layers.{i}.self_attention_norm.{p}
@@ -355,20 +354,32 @@ BODY = renames("""
     layers.{i}.self_attn.v_proj.{p}             -> stack.layers.{i}.self_attention.value.{p}
     layers.{i}.self_attn.o_proj.{p}             -> stack.layers.{i}.self_attention.output.{p}
     layers.{i}.post_attention_layernorm.{p}     -> stack.layers.{i}.feed_forward_norm.{p}
-    layers.{i}.block_sparse_moe.gate.weight     -> stack.layers.{i}.feed_forward.router.scores.weight
     norm.{p}                                    -> stack.final_norm.{p}
-""") + Rules(
-    Stack(_EXPERTS + "w1.weight", _OURS + "gate.weight"),
-    Stack(_EXPERTS + "w3.weight", _OURS + "up.weight"),
-    Stack(_EXPERTS + "w2.weight", _OURS + "down.weight"),
+""")
+_APART = "layers.{i}.block_sparse_moe."
+EXPERTS_APART = Rules(
+    Rename(_APART + "gate.weight", _OURS + "router.scores.weight"),
+    Stack(_APART + "experts.{n}.w1.weight", _OURS + "experts.gate.weight"),
+    Stack(_APART + "experts.{n}.w3.weight", _OURS + "experts.up.weight"),
+    Stack(_APART + "experts.{n}.w2.weight", _OURS + "experts.down.weight"),
 )
+_STACKED = "layers.{i}.mlp."
+EXPERTS_STACKED = Rules(
+    Rename(_STACKED + "router.weight", _OURS + "router.scores.weight"),
+    Split(
+        _STACKED + "experts.gate_up_proj", (_OURS + "experts.gate.weight", _OURS + "experts.up.weight"), dim=1
+    ),
+    Rename(_STACKED + "experts.down_proj", _OURS + "experts.down.weight"),
+)
+"""What transformers 5.x has in memory, and writes with save_original_format=False."""
 PREFIX = "model."
 
 
 @functools.cache
-def _key_map(head: str) -> KeyMap:
+def _key_map(head: str, experts: Rules = EXPERTS_APART) -> KeyMap:
+    body = BODY + experts
     return KeyMap(
-        BODY.under(theirs=PREFIX, ours="model.") + renames(head) if head else BODY, base_prefix=PREFIX
+        body.under(theirs=PREFIX, ours="model.") + renames(head) if head else body, base_prefix=PREFIX
     )
 
 
@@ -382,6 +393,11 @@ class Phimoe(Model):
     @classmethod
     def key_map(cls, config: PhimoeConfig) -> KeyMap:
         return _key_map(cls.head)
+
+    @classmethod
+    def stored_key_map(cls, config: PhimoeConfig, weights: Weights) -> KeyMap:
+        stacked = any(key.endswith(".mlp.experts.gate_up_proj") for key in weights)
+        return _key_map(cls.head, EXPERTS_STACKED if stacked else EXPERTS_APART)
 
     def initial_std(self, name: str) -> float:
         return float(self.config.initializer_range)

@@ -17,7 +17,8 @@ from torch import Tensor
 
 import seq2seq_zoo
 from seq2seq_zoo import CheckpointError, ConfigError
-from tests.oracle import needs_4, relative_error
+from seq2seq_zoo.inspection import inspect_checkpoint
+from tests.oracle import needs_4, needs_5, relative_error
 from tests.phimoe_oracle import CLASSES, LONGROPE, SIZE, ours_at_random, text, theirs_at_random
 
 VARIANTS: list[tuple[str, dict[str, Any]]] = [
@@ -100,6 +101,58 @@ def test_shards_of_the_oracle(tmp_path: Path) -> None:
     assert len(files) > 1
     ours = seq2seq_zoo.PhimoeForCausalLM.from_pretrained(tmp_path)
     assert relative_error(ours(SHORT).logits, theirs(SHORT).logits) <= 1e-5
+
+
+def stacked(tensors: dict[str, Tensor], experts: int) -> dict[str, Tensor]:
+    """The same checkpoint with a layer's experts in two tensors, as transformers 5.x has them in memory."""
+    found = {key: tensor for key, tensor in tensors.items() if "block_sparse_moe" not in key}
+    for key in [key for key in tensors if key.endswith("block_sparse_moe.gate.weight")]:
+        theirs, ours = (
+            key.removesuffix("gate.weight"),
+            key.removesuffix("block_sparse_moe.gate.weight") + "mlp.",
+        )
+        one = [[tensors[f"{theirs}experts.{i}.w{x}.weight"] for i in range(experts)] for x in (1, 2, 3)]
+        gate, down, up = (torch.stack(rows) for rows in one)
+        found[ours + "router.weight"] = tensors[key]
+        found[ours + "experts.gate_up_proj"] = torch.cat([gate, up], dim=1)
+        found[ours + "experts.down_proj"] = down
+    return found
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_stacked_experts(name: str, tmp_path: Path) -> None:
+    ours = ours_at_random(name)
+    ours.save_pretrained(tmp_path / "apart")
+    ours.config.save_pretrained(tmp_path / "stacked")
+    apart = stored(tmp_path / "apart")
+    save_file(stacked(apart, SIZE["num_local_experts"]), tmp_path / "stacked" / "model.safetensors")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        again, info = getattr(seq2seq_zoo, name).from_pretrained(
+            tmp_path / "stacked", output_loading_info=True
+        )
+    assert not any(info.values())
+    assert torch.equal(again(SHORT)[0], ours(SHORT)[0])
+    again.save_pretrained(tmp_path / "again")  # in the layout that every version reads
+    back = stored(tmp_path / "again")
+    assert set(back) == set(apart)
+    assert all(torch.equal(tensor, back[key]) for key, tensor in apart.items())
+    found = inspect_checkpoint(tmp_path / "stacked", name)
+    type(again).stored_key_map(again.config, found.weights).check()
+    assert not found.match.report.missing_keys
+    assert not found.match.report.unexpected_keys
+
+
+@needs_5
+def test_stacked_experts_of_the_oracle(tmp_path: Path) -> None:
+    theirs = theirs_at_random("PhimoeForCausalLM")
+    theirs.save_pretrained(tmp_path, save_original_format=False)
+    assert "model.layers.0.mlp.experts.gate_up_proj" in stored(tmp_path)
+    ours = seq2seq_zoo.PhimoeForCausalLM.from_pretrained(tmp_path)
+    assert relative_error(ours(SHORT).logits, theirs(SHORT).logits) <= 1e-5
+    with pytest.warns(UserWarning, match=r"score\.weight"):
+        labels = seq2seq_zoo.PhimoeForSequenceClassification.from_pretrained(tmp_path)
+    assert torch.equal(labels.model(SHORT).last_hidden_state, ours.model(SHORT).last_hidden_state)
 
 
 def test_heads_come_and_go(tmp_path: Path) -> None:
