@@ -219,6 +219,7 @@ class Model(nn.Module, Pushable):
             else:
                 chosen = dtype_named(wanted)
             weights = open_weights(where, **hub)
+            _refuse_rounded(weights, cfg)
             cls.settle_config(cfg, weights)
             with torch.device("meta"), WithoutValues():
                 model = cls(cfg)
@@ -509,6 +510,26 @@ def _resized(weight: Tensor, rows: int, std: float | None) -> nn.Parameter:
     else:
         new.normal_(0.0, std)
     return nn.Parameter(torch.cat([kept, new]), requires_grad=weight.requires_grad)
+
+
+def _refuse_rounded(weights: Weights, config: Config) -> None:
+    """Weights that were rounded before they were stored are not what their keys and shapes say. A config that
+    speaks of rounding beside whole weights, as merged adapters leave it, does no harm."""
+    how = config.extra.get("quantization_config")
+    if not how:
+        return
+    # Whole weights have at least 16 bits, and what counts positions 64.
+    first = next((key for key in weights if weights.dtype(key) in _OF_ROUNDED), None)
+    if first is not None:
+        method = how.get("quant_method") if isinstance(how, Mapping) else how
+        raise CheckpointError(
+            f"{weights.where} holds weights rounded by {method!r} (quantization_config in its config.json), "
+            f"such as {first} in {weights.dtype(first)}; only whole weights are read: load the checkpoint "
+            "that it was made from, and let a BitsAndBytesConfig or optimize() round it"
+        )
+
+
+_OF_ROUNDED = {torch.int8, torch.uint8, torch.int32, torch.float8_e4m3fn, torch.float8_e5m2}
 
 
 def _device(

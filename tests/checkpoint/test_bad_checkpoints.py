@@ -14,6 +14,8 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from seq2seq_zoo import (
     AutoModelForSeq2SeqLM,
@@ -113,3 +115,34 @@ def test_more_layers_than_the_config_says(folder: Path) -> None:
     (folder / "config.json").write_text(json.dumps({**config, "num_decoder_layers": 0}))
     with pytest.warns(UserWarning, match=r"unexpected, not used \(15\): .*decoder\.block\.0"):
         AutoModelForSeq2SeqLM.from_pretrained(folder)
+
+
+def rounded(tensors: dict[str, Tensor], method: str) -> dict[str, Tensor]:
+    """The matrices of the attentions in the layout of some method of rounding."""
+    found: dict[str, Tensor] = {}
+    for key, tensor in tensors.items():
+        name = key.removesuffix(".weight")
+        if "Attention" not in key or "bias" in key:
+            found[key] = tensor
+        elif method == "gptq":
+            found |= {f"{name}.qweight": torch.zeros(1, 4, dtype=torch.int32), f"{name}.scales": tensor[:1]}
+        elif method == "fp8":
+            found |= {key: tensor.to(torch.float8_e4m3fn), f"{name}.weight_scale": torch.ones(1)}
+        elif method == "bitsandbytes":
+            found |= {key: torch.zeros(8, 1, dtype=torch.uint8), f"{key}.absmax": torch.ones(1)}
+    return found
+
+
+@pytest.mark.parametrize("method", ["gptq", "fp8", "bitsandbytes"])
+def test_weights_that_were_rounded_are_refused_by_name(method: str, folder: Path) -> None:
+    whole = MT5ForConditionalGeneration.from_pretrained(folder)
+    whole.save_pretrained(folder)  # in one file
+    config = json.loads((folder / "config.json").read_text())
+    said = {"quantization_config": {"quant_method": method}}
+    (folder / "config.json").write_text(json.dumps({**config, **said}))
+    tensors = load_file(folder / "model.safetensors")
+    # What merged adapters leave behind: the config speaks of rounding, the weights are whole.
+    assert torch.equal(load(folder).lm_head.weight, whole.lm_head.weight)
+    save_file(rounded(tensors, method), folder / "model.safetensors")
+    with pytest.raises(CheckpointError, match=rf"rounded by '{method}' .*SelfAttention.* only whole weights"):
+        load(folder)
