@@ -123,7 +123,7 @@ def _open_layout(
             return Weights(os.fspath(where), files)
     place = f"{os.fspath(where)!r}" + (f", subfolder {subfolder!r}" if subfolder else "")
     raise CheckpointError(
-        f"{place} has no weights: looked for {', '.join(LAYOUTS)}{_present(where, subfolder)}"
+        f"{place} has no weights: looked for {', '.join(LAYOUTS)}{_present(where, subfolder, resolve)}"
     )
 
 
@@ -141,9 +141,13 @@ def _layout(folder: Path) -> list[tuple[int, int, int] | None]:
     return found
 
 
-def _present(where: str | os.PathLike[str], subfolder: str) -> str:
+def _present(where: str | os.PathLike[str], subfolder: str, resolve: Callable[..., Path | None]) -> str:
     folder = Path(where) / subfolder
     if not folder.is_dir():
+        try:
+            resolve(SINGLE)
+        except CheckpointError as error:  # which says whether the hub was asked, or only the cache
+            return f"; {error}"
         return ""
     names = sorted(path.name for path in folder.iterdir())
     return "; the folder holds " + (", ".join(names[:20]) + (", ..." if len(names) > 20 else "") or "nothing")
