@@ -42,6 +42,7 @@ from ..layers.norms import RMSNorm
 from ..layers.positions import LearnedPositions, RelativeDistances, RelativePositionBias
 
 ModelT = TypeVar("ModelT", bound="Model")
+Device = torch.device | str | int
 
 CONFIG, GENERATION_CONFIG = "config.json", "generation_config.json"
 
@@ -166,7 +167,7 @@ class Model(nn.Module, Pushable):
         *,
         config: Config | Place | None = None,
         dtype: torch.dtype | str | None = "auto",
-        device: torch.device | str | int | None = None,
+        device: Device | None = None,
         revision: str | None = None,
         subfolder: str = "",
         cache_dir: Place | None = None,
@@ -175,7 +176,7 @@ class Model(nn.Module, Pushable):
         ignore_mismatched_sizes: bool = False,
         output_loading_info: bool = False,
         torch_dtype: torch.dtype | str | None = None,
-        device_map: torch.device | str | int | None = None,
+        device_map: Device | Mapping[str, Device] | None = None,
         quantization_config: Quantization | None = None,
         trust_remote_code: bool | None = None,
         **config_overrides: Any,
@@ -187,7 +188,8 @@ class Model(nn.Module, Pushable):
         config                    a config to use in place of the checkpoint's
         dtype                     "auto": the one config.json names, else the stored tensors'; `torch_dtype`
                                   is its old name
-        device                    where the weights go; `device_map` may name a device too
+        device                    where the weights go; `device_map` may name a device too, alone or as
+                                  {"": device}
         ignore_mismatched_sizes   start parameters anew whose stored shape does not fit, instead of refusing
         output_loading_info       return (model, info) with the lists missing_keys, unexpected_keys,
                                   mismatched_keys
@@ -532,17 +534,19 @@ def _refuse_rounded(weights: Weights, config: Config) -> None:
 _OF_ROUNDED = {torch.int8, torch.uint8, torch.int32, torch.float8_e4m3fn, torch.float8_e5m2}
 
 
-def _device(
-    device: torch.device | str | int | None, device_map: torch.device | str | int | None
-) -> torch.device | None:
+def _device(device: Device | None, device_map: Device | Mapping[str, Device] | None) -> torch.device | None:
     chosen = device if device_map is None else device_map
+    if isinstance(chosen, Mapping) and set(chosen) == {""}:  # the documented way to say: all of it there
+        chosen = chosen[""]
     if chosen is None:
         return None
     if chosen == "auto":  # one accelerator if there is one
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     name = "device" if device_map is None else "device_map"
+    if type(chosen) is int and not torch.accelerator.is_available():
+        raise ValueError(f"{name} is {chosen}, but no accelerator is available here")
     try:
-        found = torch.device(chosen)
+        found = torch.device(chosen)  # type: ignore[arg-type]  # a mapping of parts is refused here
     except (RuntimeError, TypeError) as problem:
         raise ValueError(f"{name} is {chosen!r}; it must name one device, or be 'auto'") from problem
     if found.type == "meta":

@@ -480,6 +480,19 @@ def test_devices_that_hold_no_weights_are_refused(tmp_path: Path) -> None:
             seq2seq_zoo.MT5EncoderModel.from_pretrained(tmp_path, **options)
 
 
+def test_a_device_map_of_one_device(tmp_path: Path) -> None:
+    build("MT5EncoderModel", transformers.MT5Config(**mt5.SIZE)).save_pretrained(tmp_path)
+    for device in ("cpu", torch.device("cpu"), "auto"):
+        model = seq2seq_zoo.MT5EncoderModel.from_pretrained(tmp_path, device_map={"": device})
+        assert model.device.type == ("cpu" if device != "auto" or not torch.cuda.is_available() else "cuda")
+    for parts in ({"encoder": "cpu"}, {}, {"": "cpu", "encoder": "cpu"}):
+        with pytest.raises(ValueError, match=r"device_map is {.*}; it must name one device, or be 'auto'"):
+            seq2seq_zoo.MT5EncoderModel.from_pretrained(tmp_path, device_map=parts)
+    if not torch.accelerator.is_available():
+        with pytest.raises(ValueError, match="device is 0, but no accelerator is available here"):
+            seq2seq_zoo.MT5EncoderModel.from_pretrained(tmp_path, device=0)
+
+
 def test_a_failed_lightweight_tuning_freezes_nothing() -> None:
     model = seq2seq_zoo.MvpForConditionalGeneration(seq2seq_zoo.MvpConfig(**mvp.SIZE))
     with pytest.raises(ValueError, match="use_prompt"):
