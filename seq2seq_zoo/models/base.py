@@ -252,7 +252,7 @@ class Model(nn.Module, Pushable):
         else:
             values = read_config(where if given is None else given, **hub)
         accepted = (cls.config_class.model_type, *cls.config_class.accepts)
-        found = values.get("model_type")
+        found = values.get("model_type", accepted[0])  # early checkpoints do not say, and the class does
         if found not in accepted:
             what = "the given config" if isinstance(given, Config) else os.fspath(where)
             raise CheckpointError(

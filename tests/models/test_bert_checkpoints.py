@@ -221,6 +221,33 @@ def test_berts_defaults_fill_what_an_old_config_leaves_out(tmp_path: Path) -> No
         assert getattr(config, name) == getattr(theirs, name), name
 
 
+def test_a_config_of_before_model_types(tmp_path: Path) -> None:
+    """As in the BERTs of 2019, such as allenai/scibert_scivocab_uncased: the sizes are all it says."""
+    theirs = plain_bert(tmp_path, "BertModel")
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(
+        json.dumps({key: value for key, value in config.items() if key in BERT_OF_2019})
+    )
+    ours = seq2seq_zoo.BertGenerationEncoder.from_pretrained(tmp_path)
+    assert torch.equal(ours.get_input_embeddings().weight, theirs.embeddings.word_embeddings.weight)
+    expected = oracles_reading("BertGenerationEncoder", tmp_path)
+    ids, mask = bert.source()
+    with torch.no_grad():
+        found = ours(ids, mask).last_hidden_state
+        assert relative_error(found, expected(ids, attention_mask=mask).last_hidden_state) <= 1e-5
+    with pytest.raises(CheckpointError, match="has model_type None; it must be one of"):
+        seq2seq_zoo.AutoModel.from_pretrained(tmp_path)  # which has only the config to go by
+    with pytest.raises(CheckpointError, match="is not a checkpoint of MT5Model"):
+        seq2seq_zoo.MT5Model.from_pretrained(tmp_path)
+
+
+BERT_OF_2019 = {
+    *("attention_probs_dropout_prob", "hidden_act", "hidden_dropout_prob", "hidden_size"),
+    *("initializer_range", "intermediate_size", "max_position_embeddings", "num_attention_heads"),
+    *("num_hidden_layers", "type_vocab_size", "vocab_size"),
+}
+
+
 # ---- pairs ----
 
 
