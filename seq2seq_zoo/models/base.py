@@ -14,7 +14,9 @@ from __future__ import annotations
 import copy
 import gc
 import json
+import math
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal, Protocol, TypeVar, overload, runtime_checkable
 
@@ -32,7 +34,7 @@ from ..checkpoint import (
     save_weights,
     weight_files,
 )
-from ..config import Config, Place, dtype_named, read_config
+from ..config import DTYPES, Config, Place, dtype_named, read_config
 from ..errors import CheckpointError, ConfigError, UsageError
 from ..generation import Decoding, GenerateOutput, GenerationConfig, compute_transition_scores, generate
 from ..hub import Pushable, options_of_push, push_folder
@@ -186,8 +188,8 @@ class Model(nn.Module, Pushable):
         where                     a folder, a hub repository id (a folder of that name wins), or
                                   `bundled:NAME`
         config                    a config to use in place of the checkpoint's
-        dtype                     "auto": the one config.json names, else the stored tensors'; `torch_dtype`
-                                  is its old name
+        dtype                     "auto": the one config.json names, else that of most of what is stored;
+                                  `torch_dtype` is its old name
         device                    where the weights go; `device_map` may name a device too, alone or as
                                   {"": device}
         ignore_mismatched_sizes   start parameters anew whose stored shape does not fit, instead of refusing
@@ -222,6 +224,7 @@ class Model(nn.Module, Pushable):
                 chosen = dtype_named(wanted)
             weights = open_weights(where, **hub)
             _refuse_rounded(weights, cfg)
+            chosen = chosen or _stored_dtype(weights)
             cls.settle_config(cfg, weights)
             with torch.device("meta"), WithoutValues():
                 model = cls(cfg)
@@ -529,6 +532,16 @@ def _refuse_rounded(weights: Weights, config: Config) -> None:
             f"such as {first} in {weights.dtype(first)}; only whole weights are read: load the checkpoint "
             "that it was made from, and let a BitsAndBytesConfig or optimize() round it"
         )
+
+
+def _stored_dtype(weights: Weights) -> torch.dtype | None:
+    """The dtype of most of the stored numbers: a model of several cannot multiply one by another."""
+    numbers = Counter(dict.fromkeys(DTYPES.values(), 0))
+    for info in weights.values():
+        if info.dtype in numbers:
+            numbers[info.dtype] += math.prod(info.shape)
+    most = max(numbers, key=lambda dtype: (numbers[dtype], dtype.itemsize))
+    return most if numbers[most] else None
 
 
 _OF_ROUNDED = {torch.int8, torch.uint8, torch.int32, torch.float8_e4m3fn, torch.float8_e5m2}

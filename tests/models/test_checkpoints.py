@@ -278,6 +278,28 @@ def test_dtypes(tmp_path: Path) -> None:
         load(tmp_path, dtype="float12")
 
 
+@pytest.mark.parametrize(
+    ("few", "most"),
+    [(torch.float32, torch.float16), (torch.float32, torch.bfloat16), (torch.float64, torch.float32)],
+)
+def test_a_config_without_dtype_beside_tensors_of_several(
+    few: torch.dtype, most: torch.dtype, tmp_path: Path
+) -> None:
+    """Norms are often kept wider than the rest; a model of both could not run."""
+    theirs = build("MvpForConditionalGeneration", transformers.MvpConfig(**mvp.SIZE))
+    theirs.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config = {key: value for key, value in config.items() if key not in ("dtype", "torch_dtype")}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    tensors = load_file(tmp_path / "model.safetensors")
+    mixed = {key: tensor.to(few if "norm" in key else most) for key, tensor in tensors.items()}
+    save_file(mixed, tmp_path / "model.safetensors")
+    ours = seq2seq_zoo.MvpForConditionalGeneration.from_pretrained(tmp_path)
+    assert {p.dtype for p in (*ours.parameters(), *ours.buffers())} == {most}
+    assert ours.config.dtype == most
+    assert ours(torch.tensor([[5, 6, 2]])).logits.dtype == most
+
+
 def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
     theirs = build("MT5ForConditionalGeneration", transformers.MT5Config(**mt5.SIZE))
     theirs.save_pretrained(tmp_path / "mt5")
