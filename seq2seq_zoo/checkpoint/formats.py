@@ -49,6 +49,8 @@ DTYPES = {
     "BOOL": torch.bool,
 }
 LONGEST_HEADER = 100_000_000  # the format's own limit
+LFS_POINTER = b"version https://git-lfs"
+"""What a repository that was cloned without Git LFS has in place of a large file."""
 PIECE = 2**24
 """How many bytes are mapped at once where they are converted."""
 
@@ -106,8 +108,13 @@ def _unmapped(mapped: MappedFile, begin: int, shape: torch.Size, dtype: torch.dt
 def open_file(path: Path) -> WeightFile:
     """Open a .safetensors file or a .bin file; CheckpointError if it is not whole and sound."""
     try:
-        if path.stat().st_size == 0:
+        size = path.stat().st_size
+        if size == 0:
             raise CheckpointError(f"{path} is empty")
+        if size < 1024 and path.read_bytes().startswith(LFS_POINTER):
+            raise CheckpointError(
+                f"{path} is a pointer of Git LFS, not the weights it stands for: `git lfs pull` fetches them"
+            )
         return open_safetensors(path) if path.suffix == ".safetensors" else open_pickle(path)
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from error

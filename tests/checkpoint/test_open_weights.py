@@ -180,7 +180,8 @@ DAMAGED = {
     "no header": (safetensors_file(b"", length=0), "announces a header of 0 bytes"),
     "header beyond the end": (safetensors_file({}, length=99), "announces a header of 99 bytes"),
     "huge header": (safetensors_file({}, length=2**63), f"announces a header of {2**63} bytes"),
-    "text": (b"version https://git-lfs.github.com/spec/v1\n", "truncated, or not safetensors"),
+    "text": (b"These are not the weights you are looking for.", "truncated, or not safetensors"),
+    "a pointer": (b"version https://git-lfs.github.com/spec/v1\noid sha256:00", "is a pointer of Git LFS"),
     "not JSON": (safetensors_file(b"{'a': 1}"), "not JSON"),
     "not text": (safetensors_file(b"\xff\xfe{}"), "not JSON"),
     "deep JSON": (safetensors_file(b"[" * 200_000), "not JSON"),
@@ -316,6 +317,12 @@ def bits(tensor: Tensor) -> Tensor:
 
 
 # ---- damaged pickles ----
+
+
+def test_a_repository_cloned_without_lfs(tmp_path: Path) -> None:
+    (tmp_path / "pytorch_model.bin").write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:00")
+    with pytest.raises(CheckpointError, match=r"pytorch_model\.bin is a pointer of Git LFS.*git lfs pull"):
+        open_weights(tmp_path)
 
 
 class Runs:
