@@ -5,17 +5,14 @@ A safetensors file is a length, a JSON header and the bytes of the tensors:
     8 bytes: N, little-endian | N bytes: {"key": {"dtype", "shape", "data_offsets": [begin, end]}, ...} | data
 
 The header is checked here before the safetensors library sees the file, because the library does not say
-which key is at fault and takes the last of duplicate keys. A pytorch_model.bin is a pickle in a zip archive
-(since torch 1.6) or a bare sequence of pickles (before); torch reads both without running what they contain.
+which key is at fault and takes the last of duplicate keys. A pytorch_model.bin is a pickle, which is not
+unpickled: see `pickles`.
 """
 
 import json
 import math
 import os
-import pickle
-import re
 import struct
-import zipfile
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -28,6 +25,7 @@ import torch
 from torch import Tensor
 
 from seq2seq_zoo.checkpoint.mapping import MappedFile
+from seq2seq_zoo.checkpoint.pickles import Piece, read_pickled
 from seq2seq_zoo.errors import CheckpointError
 
 DTYPES = {
@@ -249,59 +247,38 @@ def parse_json_object(text: bytes, what: str) -> dict[str, Any]:
 
 
 def open_pickle(path: Path) -> WeightFile:
-    """Read the file with torch's restricted unpickler, mapping the tensors where the format allows."""
-    with open(path, "rb") as file:
-        archive = file.read(4) == b"PK\x03\x04"
-    stored = _stored_sizes(path) if archive else None
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=archive)
-    except Exception as error:
-        # A damaged pickle can fail in any way; what torch forbids it names as "GLOBAL module.function".
-        forbidden = re.search(r"GLOBAL ([\w.]+)", str(error))
-        if forbidden:
-            reason = f"it asks to run {forbidden.group(1)}, which weights never need; it was refused"
-        elif isinstance(error, pickle.UnpicklingError):
-            # torch goes on to advise loading without its safeguards.
-            reason = "it is damaged, or holds something other than plain tensors; it was refused"
-        else:
-            reason = f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
-        raise CheckpointError(f"{path} cannot be read as weights: {reason}") from error
+    """Read what the file says of its tensors; they are mapped when asked for, and stay valid when the
+    WeightFile is gone."""
+    mapped = MappedFile(path)
+    held = read_pickled(path, mapped.file)
+    tensors_of = Counter(piece.storage.key for piece in held.tensors.values())
 
-    if not isinstance(state, dict):
-        raise CheckpointError(f"{path} holds a {type(state).__name__}; it must hold a dict of tensors")
-    tensors: dict[str, Tensor] = {}
-    for key, value in state.items():
-        if not isinstance(key, str) or not isinstance(value, Tensor):
-            raise CheckpointError(f"{path}: the entry {key!r:.80} is a {type(value).__name__}, not a tensor")
-        if value.device.type != "cpu" or value.layout != torch.strided or value.is_quantized:
-            raise CheckpointError(
-                f"{path}: {key!r} is a {value.layout} tensor on {value.device}, not plain data"
+    def begin(piece: Piece) -> int:
+        return held.begins[piece.storage.key] + piece.offset * piece.dtype.itemsize
+
+    def tensor(key: str) -> Tensor:
+        piece = held.tensors[key]
+        if piece.contiguous or not math.prod(piece.shape):
+            first, shape = begin(piece), piece.shape
+        else:  # all of the storage, of which the tensor takes some
+            first = held.begins[piece.storage.key]
+            shape = (piece.storage.bytes // piece.dtype.itemsize,)
+        # What a file holds once may be several tensors; written into, each is to keep its own values.
+        found = mapped.tensor(first, shape, piece.dtype, alone=tensors_of[piece.storage.key] > 1)
+        if found is None:
+            found = _unmapped(mapped, first, torch.Size(shape), piece.dtype)
+        if shape != piece.shape:
+            found = found.as_strided(piece.shape, piece.strides, piece.offset).contiguous()
+        if held.swapped:
+            found = (
+                found.view(torch.uint8).view(*piece.shape, -1).flip(-1).view(piece.dtype).view(piece.shape)
             )
-        # Strides of zero let a few bytes pose as a huge tensor.
-        if value.numel() * value.element_size() > value.untyped_storage().nbytes():
-            raise CheckpointError(f"{path}: {key!r} of shape {tuple(value.shape)} has too few bytes of data")
-        tensors[key] = value.detach()
+        return found
 
-    if stored is not None:
-        # Mapped storages are cut out of the file unchecked: each must be as long as a record of the archive.
-        storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors.values()}
-        false = Counter(storages.values()) - stored
-        for key, value in tensors.items():
-            if value.numel() and false[value.untyped_storage().nbytes()]:
-                raise CheckpointError(f"{path}: the data of {key!r} is not as long as the file says")
-    infos = {key: TensorInfo(tuple(t.shape), t.dtype, path) for key, t in tensors.items()}
-    return WeightFile(path, infos, lambda key: tensors[key].contiguous())
-
-
-def _stored_sizes(path: Path) -> Counter[int]:
-    """How often each length occurs among the records of a torch archive."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            records = archive.infolist()
-    except (zipfile.BadZipFile, ValueError) as error:
-        raise CheckpointError(f"{path} is a damaged archive, perhaps truncated: {error}") from error
-    packed = [record.filename for record in records if record.compress_type != zipfile.ZIP_STORED]
-    if packed:
-        # torch never compresses; a small archive could unpack to any size.
-        raise CheckpointError(f"{path}: the record {packed[0]!r} is compressed, as torch never writes it")
-    return Counter(record.file_size for record in records)
+    infos = {
+        key: TensorInfo(
+            piece.shape, piece.dtype, path, begin(piece) if piece.contiguous and not held.swapped else None
+        )
+        for key, piece in held.tensors.items()
+    }
+    return WeightFile(path, infos, tensor, mapped)
