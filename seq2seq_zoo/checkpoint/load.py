@@ -6,8 +6,10 @@ only a cast or another device makes a copy, of one tensor at a time. What does n
 one error; what is absent is newly initialised, and said in one warning.
 """
 
+import os
+import re
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
@@ -24,6 +26,7 @@ from seq2seq_zoo.checkpoint.weights import Weights
 from seq2seq_zoo.errors import CheckpointError
 
 MOST_LISTED = 8
+NUMBER = re.compile(r"\d+")
 
 
 @dataclass
@@ -85,6 +88,7 @@ def load_weights(
             + "\n".join([*faults, *_told(report, plan.links, "")])
         )
     _warn_of_unequal_copies(found, weights)
+    _check_room(plan, fitting, weights, device)
 
     filler = _Filler(slots, plan, torch.device(device or "cpu"), dtype, keep_float32)
     for link in progress(fitting, plan.bytes_of, f"loading {weights.where}"):
@@ -188,6 +192,24 @@ def _check(
     return faults, fitting
 
 
+def _check_room(
+    plan: Plan, fitting: Sequence[Link], weights: Weights, device: torch.device | str | None
+) -> None:
+    """Raise CheckpointError if what is absent could not be made anew: a config that asks for more than the
+    machine has is no config of this checkpoint."""
+    loaded = {name for link in fitting for name in link.names}
+    absent = [name for name in plan.tied if name not in loaded]
+    size = sum(plan.tensors[name].nbytes for name in absent)
+    if torch.device(device or "cpu").type == "cpu" and hasattr(os, "sysconf"):
+        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        if size > memory:
+            raise CheckpointError(
+                f"{weights.where} lacks {len(absent)} tensors of the config's sizes, which would take {size} "
+                f"bytes anew, of the {memory} that this machine has: "
+                + _some([f"{name} {list(plan.tensors[name].shape)}" for name in absent])
+            )
+
+
 def _warn_of_unequal_copies(found: KeyMatch, weights: Weights) -> None:
     def equal(key: str, copy: str) -> bool:
         if weights.shape(key) != weights.shape(copy):
@@ -209,8 +231,11 @@ def _warn_of_unequal_copies(found: KeyMatch, weights: Weights) -> None:
 def _told(report: LoadReport, links: Iterable[Link], remedy: str) -> list[str]:
     """A line on each list of the report that is not empty."""
     expected = report.missing_keys or [key for link in links for key in link.keys]
+    forms: dict[str, list[str]] = {}  # names that differ in numbers alone: there are few, whatever the depth
+    for key in expected if report.unexpected_keys else ():
+        forms.setdefault(NUMBER.sub("0", key), []).append(key)
     unexpected = [
-        key + "".join(f" (nearest: {near})" for near in get_close_matches(key, expected, n=1))
+        key + "".join(f" (nearest: {near})" for near in _nearest(key, forms))
         for key in report.unexpected_keys[:MOST_LISTED]
     ] + report.unexpected_keys[MOST_LISTED:]
     told = {
@@ -219,6 +244,17 @@ def _told(report: LoadReport, links: Iterable[Link], remedy: str) -> list[str]:
         "unexpected, not used": unexpected,
     }
     return [f"  {what} ({len(keys)}): {_some(keys)}" for what, keys in told.items() if keys]
+
+
+def _nearest(key: str, forms: Mapping[str, Sequence[str]]) -> list[str]:
+    """The key most like this one, if any is: of the likeliest form, with most of its numbers."""
+    numbers = NUMBER.findall(key)
+
+    def common(other: str) -> int:
+        return sum(a == b for a, b in zip(numbers, NUMBER.findall(other), strict=False))
+
+    likely = get_close_matches(NUMBER.sub("0", key), forms, n=1)
+    return [max(forms[form], key=common) for form in likely]
 
 
 def _some(names: Sequence[str]) -> str:

@@ -20,6 +20,7 @@ from seq2seq_zoo.checkpoint.formats import TensorInfo, WeightFile, open_file, pa
 from seq2seq_zoo.checkpoint.mapping import mapped_rows
 from seq2seq_zoo.checkpoint.resolve import relative_path, resolve_file
 from seq2seq_zoo.errors import CheckpointError
+from seq2seq_zoo.json_file import read_bytes
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -190,8 +191,8 @@ def _open_shards(index: Path, resolve: Callable[..., Path | None]) -> dict[str, 
 def read_index(path: Path) -> dict[str, str]:
     """The weight_map of an index: key to file name, every name inside the index's own folder."""
     try:
-        text = path.read_bytes()
-    except OSError as error:
+        text = read_bytes(path)
+    except (OSError, ValueError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from error
     weight_map = parse_json_object(text, str(path)).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:

@@ -17,7 +17,7 @@ import json
 import math
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Literal, Protocol, TypeVar, overload, runtime_checkable
 
 import torch
@@ -119,6 +119,17 @@ class Model(nn.Module, Pushable):
         0."""
         name = next(name for name, part in self.named_modules() if part is module)
         self._initialise(name, module)
+
+    def _initialiser(self) -> Callable[[nn.Module], None]:
+        """`initialise` for many parts: to look for each in turn would take the square of their number."""
+        names: dict[nn.Module, str] = {}
+
+        def start(module: nn.Module) -> None:
+            if not names:
+                names.update((part, name) for name, part in self.named_modules())
+            self._initialise(names[module], module)
+
+        return start
 
     @torch.no_grad()
     def _initialise(self, name: str, module: nn.Module) -> None:
@@ -236,7 +247,7 @@ class Model(nn.Module, Pushable):
                 keep_float32=model.float32_parts,
                 device=_device(device, device_map),
                 ignore_mismatched_sizes=ignore_mismatched_sizes,
-                initialise=model.initialise,
+                initialise=model._initialiser(),
             )
             if resolve_file(where, GENERATION_CONFIG, required=False, **hub) is not None:
                 model.generation_config = GenerationConfig.from_pretrained(where, **hub)
