@@ -14,6 +14,7 @@ from collections.abc import Callable
 from types import FunctionType, NoneType
 from typing import Any, TypeVar
 
+import torch
 from torch import nn
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
@@ -28,10 +29,11 @@ def alike(build: Callable[[], ModuleT], count: int) -> list[ModuleT]:
     if count < 1:
         return []
     first = build()
-    parameters = list(first.parameters())
-    # One that is not to be trained is none that was just built: whoever builds so may do more to it.
-    if parameters and all(parameter.is_meta and parameter.requires_grad for parameter in parameters):
-        return [first, *(copied(first, {}) for _ in range(count - 1))]
+    with torch._C.DisableTorchFunction():  # to which a mode turns each look at a parameter, as torch.device's
+        parameters = list(first.parameters())
+        # One that is not to be trained is none that was just built: whoever builds so may do more to it.
+        if parameters and all(parameter.is_meta and parameter.requires_grad for parameter in parameters):
+            return [first, *(copied(first, {}) for _ in range(count - 1))]
     return [first, *(build() for _ in range(count - 1))]
 
 
