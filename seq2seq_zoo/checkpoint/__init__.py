@@ -17,7 +17,7 @@ from seq2seq_zoo.checkpoint.keymap import (
 from seq2seq_zoo.checkpoint.load import LoadReport, load_weights
 from seq2seq_zoo.checkpoint.resolve import resolve_file
 from seq2seq_zoo.checkpoint.save import save_weights
-from seq2seq_zoo.checkpoint.weights import Weights, open_weights
+from seq2seq_zoo.checkpoint.weights import Weights, open_weights, unchanged
 
 __all__ = [
     "Alias",
@@ -37,6 +37,7 @@ __all__ = [
     "renames",
     "resolve_file",
     "save_weights",
+    "unchanged",
     "weight_files",
     "write_json_atomically",
 ]

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from seq2seq_zoo.checkpoint.mapping import MappedFile
-from seq2seq_zoo.checkpoint.pickles import Piece, read_pickled
+from seq2seq_zoo.checkpoint.pickles import View, read_pickled
 from seq2seq_zoo.errors import CheckpointError
 
 DTYPES = {
@@ -97,9 +97,7 @@ class WeightFile:
 def _unmapped(mapped: MappedFile, begin: int, shape: torch.Size, dtype: torch.dtype) -> Tensor:
     """The tensor that begins at this byte of a file, copied from it: where nothing can be mapped."""
     values = torch.empty(shape, dtype=dtype)
-    mapped.file.seek(begin)
-    if mapped.file.readinto(values.view(torch.uint8).numpy().data) < values.nbytes:
-        raise CheckpointError(f"{mapped.path} has shrunk since it was opened")
+    mapped.read(begin, values.view(torch.uint8).numpy().data)
     return values
 
 
@@ -128,23 +126,30 @@ def open_safetensors(path: Path) -> WeightFile:
 
     @cache
     def library() -> Any:  # maps the whole file: for systems that MappedFile does not know
-        from safetensors import safe_open
+        from safetensors import SafetensorError, safe_open
 
-        found = safe_open(path, framework="pt", device="cpu")
-        if not os.path.samestat(path.stat(), os.fstat(mapped.file.fileno())):
+        try:
+            found = safe_open(path, framework="pt", device="cpu")
+            replaced = not os.path.samestat(path.stat(), os.fstat(mapped.file.fileno()))
+        except (OSError, SafetensorError) as error:
+            raise CheckpointError(f"{path} cannot be read any more: {error}") from error
+        if replaced:
             raise CheckpointError(f"{path} has been replaced since it was opened")
         return found
 
     def tensor(key: str) -> Tensor:
         info = infos[key]
+        if not info.bytes:
+            return torch.empty(info.shape, dtype=info.dtype)
         found = mapped.tensor(info.begin or 0, info.shape, info.dtype)
         if found is not None:
             return found
 
         from safetensors import SafetensorError
 
+        whole = library()
         try:
-            value: Tensor = library().get_tensor(key)
+            value: Tensor = whole.get_tensor(key)
         except (SafetensorError, RuntimeError, OverflowError, ValueError) as error:
             raise CheckpointError(f"{path}: {key!r} of shape {info.shape} cannot be read: {error}") from error
         # Files of other writers may start the data at an odd byte, where vector instructions cannot read.
@@ -251,34 +256,32 @@ def open_pickle(path: Path) -> WeightFile:
     WeightFile is gone."""
     mapped = MappedFile(path)
     held = read_pickled(path, mapped.file)
-    tensors_of = Counter(piece.storage.key for piece in held.tensors.values())
+    tensors_of = Counter(view.storage.key for view in held.tensors.values())
 
-    def begin(piece: Piece) -> int:
-        return held.begins[piece.storage.key] + piece.offset * piece.dtype.itemsize
+    def begin(view: View) -> int:
+        return held.begins[view.storage.key] + view.offset * view.dtype.itemsize
 
     def tensor(key: str) -> Tensor:
-        piece = held.tensors[key]
-        if piece.contiguous or not math.prod(piece.shape):
-            first, shape = begin(piece), piece.shape
+        view = held.tensors[key]
+        if view.contiguous or not math.prod(view.shape):
+            first, shape = begin(view), view.shape
         else:  # all of the storage, of which the tensor takes some
-            first = held.begins[piece.storage.key]
-            shape = (piece.storage.bytes // piece.dtype.itemsize,)
+            first = held.begins[view.storage.key]
+            shape = (view.storage.bytes // view.dtype.itemsize,)
         # What a file holds once may be several tensors; written into, each is to keep its own values.
-        found = mapped.tensor(first, shape, piece.dtype, alone=tensors_of[piece.storage.key] > 1)
+        found = mapped.tensor(first, shape, view.dtype, alone=tensors_of[view.storage.key] > 1)
         if found is None:
-            found = _unmapped(mapped, first, torch.Size(shape), piece.dtype)
-        if shape != piece.shape:
-            found = found.as_strided(piece.shape, piece.strides, piece.offset).contiguous()
+            found = _unmapped(mapped, first, torch.Size(shape), view.dtype)
+        if shape != view.shape:
+            found = found.as_strided(view.shape, view.strides, view.offset).contiguous()
         if held.swapped:
-            found = (
-                found.view(torch.uint8).view(*piece.shape, -1).flip(-1).view(piece.dtype).view(piece.shape)
-            )
+            found = found.view(torch.uint8).view(*view.shape, -1).flip(-1).view(view.dtype).view(view.shape)
         return found
 
     infos = {
         key: TensorInfo(
-            piece.shape, piece.dtype, path, begin(piece) if piece.contiguous and not held.swapped else None
+            view.shape, view.dtype, path, begin(view) if view.contiguous and not held.swapped else None
         )
-        for key, piece in held.tensors.items()
+        for key, view in held.tensors.items()
     }
     return WeightFile(path, infos, tensor, mapped)

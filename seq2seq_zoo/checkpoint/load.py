@@ -88,9 +88,10 @@ def load_weights(
             + "\n".join([*faults, *_told(report, plan.links, "")])
         )
     _warn_of_unequal_copies(found, weights)
-    _check_room(plan, fitting, weights, device)
+    place = torch.device(device or "cpu")
+    _check_room(plan, fitting, weights, dtype, place)
 
-    filler = _Filler(slots, plan, torch.device(device or "cpu"), dtype, keep_float32)
+    filler = _Filler(slots, plan, place, dtype, keep_float32)
     for link in progress(fitting, plan.bytes_of, f"loading {weights.where}"):
         filler.fill(link, weights, [found.sources[key] for key in link.keys])
     filler.initialise_rest(initialise)
@@ -193,27 +194,39 @@ def _check(
 
 
 def _check_room(
-    plan: Plan, fitting: Sequence[Link], weights: Weights, device: torch.device | str | None
+    plan: Plan, fitting: Sequence[Link], weights: Weights, dtype: torch.dtype | None, device: torch.device
 ) -> None:
     """Raise CheckpointError if what is absent could not be made anew: a config that asks for more than the
     machine has is no config of this checkpoint."""
     loaded = {name for link in fitting for name in link.names}
-    absent = [name for name in plan.tied if name not in loaded]
-    size = sum(plan.tensors[name].nbytes for name in absent)
-    if torch.device(device or "cpu").type == "cpu" and hasattr(os, "sysconf"):
-        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-        if size > memory:
-            raise CheckpointError(
-                f"{weights.where} lacks {len(absent)} tensors of the config's sizes, which would take {size} "
-                f"bytes anew, of the {memory} that this machine has: "
-                + _some([f"{name} {list(plan.tensors[name].shape)}" for name in absent])
-            )
+    absent = {name: plan.tensors[name] for name in plan.tied if name not in loaded}
+    memory = _memory() if absent and device.type == "cpu" else None
+    if memory is None:
+        return
+    size = sum(tensor.numel() * (dtype or tensor.dtype).itemsize for tensor in absent.values())
+    if size > memory:
+        raise CheckpointError(
+            f"{weights.where} lacks {len(absent)} tensors of the config's sizes, which would take {size} "
+            f"bytes anew, of the {memory} that this machine has: "
+            + _some([f"{name} {list(tensor.shape)}" for name, tensor in absent.items()])
+        )
+
+
+def _memory() -> int | None:
+    """The bytes of memory that the machine has, where the system says it."""
+    try:
+        pages, size = os.sysconf("SC_PHYS_PAGES"), os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, OSError, ValueError):
+        return None
+    return pages * size if pages > 0 else None
 
 
 def _warn_of_unequal_copies(found: KeyMatch, weights: Weights) -> None:
     def equal(key: str, copy: str) -> bool:
         if weights.shape(key) != weights.shape(copy):
             return False
+        if weights[key].begin is not None and weights[key] == weights[copy]:
+            return True  # the same bytes of the same file
         a, b = weights.tensor(key), weights.tensor(copy)
         return a.data_ptr() == b.data_ptr() or torch.equal(a, b.to(a.dtype))
 

@@ -24,6 +24,7 @@ import mmap
 import os
 import platform
 import sys
+import threading
 import weakref
 from collections.abc import Sequence
 from functools import cache
@@ -67,6 +68,7 @@ class MappedFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.file = FileIO(path)
+        self._reading = threading.Lock()
         weakref.finalize(self, self.file.close)
         self._windows: dict[int, Pages] = {}
 
@@ -113,6 +115,17 @@ class MappedFile:
             raise _shrunk(self.path, length)
         return length
 
+    def read(self, begin: int, into: memoryview) -> None:
+        """Copy bytes from `begin` on, as many as there is room for."""
+        self.reaches(begin + into.nbytes)
+        with self._reading:
+            self.file.seek(begin)
+            while into:
+                got = self.file.readinto(into)
+                if not got:
+                    raise _shrunk(self.path, self.file.tell())
+                into = into[got:]
+
 
 def mapped_rows(
     places: Sequence[tuple[MappedFile, int]], shape: Sequence[int], dtype: torch.dtype
@@ -147,7 +160,9 @@ def mapped_rows(
         elif _map(shift + first, last - first, OVER, mapped.file.fileno(), first) is None:
             return None
         for here, there in ((begin, first), (max(last, begin), end)):
-            _read(mapped.file, here, there, shift)
+            if here < there:
+                seam = (ctypes.c_char * (there - here)).from_address(shift + here)
+                mapped.read(here, memoryview(seam).cast("B"))
     return torch.frombuffer(buffer, dtype=dtype).view(rows, *shape)
 
 
@@ -157,16 +172,6 @@ def _memory(start: int, behind: int, size: int) -> Any:
     finalizer = weakref.finalize(buffer, _libc().munmap, start, behind + size)
     finalizer.atexit = False  # the end of the process unmaps everything
     return buffer
-
-
-def _read(file: FileIO, begin: int, end: int, shift: int) -> None:
-    """Copy the bytes `begin` … `end` of a file to their addresses, `shift` beyond."""
-    file.seek(begin)
-    while begin < end:
-        got = file.readinto((ctypes.c_char * (end - begin)).from_address(shift + begin))
-        if not got:
-            raise _shrunk(file.name, begin)
-        begin += got
 
 
 def _shrunk(path: object, length: int) -> CheckpointError:

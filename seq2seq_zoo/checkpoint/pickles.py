@@ -23,8 +23,8 @@ from typing import Any, BinaryIO, NamedTuple
 import torch
 
 from seq2seq_zoo.errors import CheckpointError
+from seq2seq_zoo.json_file import LONGEST
 
-LONGEST_PROGRAM = 100_000_000
 MOST_INSTRUCTIONS = 5_000_000
 """Of a program: a tensor takes about forty."""
 MAGIC, VERSION = 0x1950A86A20F9469CFC6C, 1001
@@ -66,7 +66,7 @@ class Storage(NamedTuple):
         return self.length * self.dtype.itemsize
 
 
-class Piece(NamedTuple):
+class View(NamedTuple):
     """A tensor: what it sees of a storage."""
 
     storage: Storage
@@ -102,7 +102,7 @@ class _RefusedError(Exception):
 class Pickled:
     """What a file holds: its tensors, and at which byte each storage begins."""
 
-    tensors: dict[str, Piece]
+    tensors: dict[str, View]
     begins: dict[str, int]
     swapped: bool
     """Whether the bytes of its numbers are in the order of other machines."""
@@ -117,8 +117,8 @@ def read_pickled(path: Path, opened: FileIO) -> Pickled:
             found = _of_archive(path, file) if archive else _of_bare_pickles(path, file)
     except _RefusedError as reason:
         raise CheckpointError(f"{path} cannot be read as weights: {reason}") from None
-    for key, piece in found.tensors.items():
-        if found.begins.get(piece.storage.key) is None:
+    for key, view in found.tensors.items():
+        if found.begins.get(view.storage.key) is None:
             raise CheckpointError(f"{path}: the data of {key!r} is not in the file")
     return found
 
@@ -139,7 +139,7 @@ def _of_archive(path: Path, file: BinaryIO) -> Pickled:
                 raise CheckpointError(
                     f"{path}: the record {packed[0]!r} is compressed, as torch never writes it"
                 )
-            if twice or len(programs) != 1 or programs[0].file_size > LONGEST_PROGRAM:
+            if twice or len(programs) != 1 or programs[0].file_size > LONGEST:
                 raise _RefusedError(
                     f"it has the record {twice[0]!r} twice" if twice else "it has no data.pkl"
                 )
@@ -153,7 +153,7 @@ def _of_archive(path: Path, file: BinaryIO) -> Pickled:
         raise CheckpointError(f"{path} is a damaged archive, perhaps truncated: {error}") from error
 
     tensors = _tensors_of(path, made)
-    lengths = {f"{folder}data/{piece.storage.key}": piece.storage.bytes for piece in tensors.values()}
+    lengths = {f"{folder}data/{view.storage.key}": view.storage.bytes for view in tensors.values()}
     begins = {}
     records.sort(key=lambda record: record.header_offset)
     for record, following in zip(records, [*records[1:], None], strict=True):
@@ -179,7 +179,7 @@ def _of_bare_pickles(path: Path, file: BinaryIO) -> Pickled:
     system = _followed(program)
     tensors = _tensors_of(path, _followed(program))
     keys = _followed(program)
-    storages = {piece.storage.key: piece.storage for piece in tensors.values()}
+    storages = {view.storage.key: view.storage for view in tensors.values()}
     if not isinstance(keys, list) or not all(isinstance(key, str) and key in storages for key in keys):
         raise _RefusedError("its storages are not those of its tensors")
     size, begins = path.stat().st_size, {}
@@ -187,7 +187,7 @@ def _of_bare_pickles(path: Path, file: BinaryIO) -> Pickled:
         count = struct.unpack("<q", file.read(8).ljust(8, b"\xff"))[0]
         begin, length = file.tell(), storages[key].bytes
         if count != storages[key].length or begin + length > size or key in begins:
-            name = next(name for name, piece in tensors.items() if piece.storage.key == key)
+            name = next(name for name, view in tensors.items() if view.storage.key == key)
             raise CheckpointError(f"{path}: the data of {name!r} is not as long as the file says")
         begins[key] = begin
         file.seek(begin + length)
@@ -195,11 +195,11 @@ def _of_bare_pickles(path: Path, file: BinaryIO) -> Pickled:
     return Pickled(tensors, begins, swapped=little is False)
 
 
-def _tensors_of(path: Path, made: Any) -> dict[str, Piece]:
+def _tensors_of(path: Path, made: Any) -> dict[str, View]:
     if not isinstance(made, dict):
         raise CheckpointError(f"{path} holds a {_kind(made)}; it must hold a dict of tensors")
     for key, value in made.items():
-        if not isinstance(key, str) or not isinstance(value, Piece):
+        if not isinstance(key, str) or not isinstance(value, View):
             raise CheckpointError(f"{path}: the entry {key!r:.80} is a {_kind(value)}, not a tensor")
         if _problem(value):
             raise CheckpointError(f"{path}: {key!r} of shape {value.shape!r:.80} {_problem(value)}")
@@ -210,20 +210,20 @@ def _tensors_of(path: Path, made: Any) -> dict[str, Piece]:
     return made
 
 
-def _problem(piece: Piece) -> str:
+def _problem(view: View) -> str:
     """What is wrong with a tensor, if anything is."""
-    sizes = (*piece.shape, *piece.strides, piece.offset, piece.storage.length)
-    if len(piece.shape) > 64 or not all(type(n) is int and 0 <= n < 2**63 for n in sizes):
+    sizes = (*view.shape, *view.strides, view.offset, view.storage.length)
+    if len(view.shape) > 64 or not all(type(n) is int and 0 <= n < 2**63 for n in sizes):
         return "has sizes that no tensor has"
-    length, wanted = piece.storage.bytes // piece.dtype.itemsize, math.prod(piece.shape)
+    length, wanted = view.storage.bytes // view.dtype.itemsize, math.prod(view.shape)
     if wanted > length:  # strides of zero let a few bytes pose as a huge tensor
         return "has too few bytes of data"
-    reach = sum((size - 1) * stride for size, stride in zip(piece.shape, piece.strides, strict=True))
-    return "reaches beyond its data" if wanted and piece.offset + reach >= length else ""
+    reach = sum((size - 1) * stride for size, stride in zip(view.shape, view.strides, strict=True))
+    return "reaches beyond its data" if wanted and view.offset + reach >= length else ""
 
 
 def _kind(value: Any) -> str:
-    return "Tensor" if isinstance(value, Piece) else type(value).__name__
+    return "Tensor" if isinstance(value, View) else type(value).__name__
 
 
 # ---- the machine ----
@@ -236,17 +236,17 @@ class _Limited:
         self.file = file
 
     def read(self, size: int) -> bytes:
-        if size > LONGEST_PROGRAM:
+        if size > LONGEST:
             raise ValueError(f"an instruction asks for {size} bytes")
         found: bytes = self.file.read(size)
         return found
 
     def readline(self) -> bytes:
-        found: bytes = self.file.readline(LONGEST_PROGRAM)
+        found: bytes = self.file.readline(LONGEST)
         return found
 
 
-def _tensor(args: tuple[Any, ...]) -> Piece:
+def _tensor(args: tuple[Any, ...]) -> View:
     storage, offset, shape, strides, *_ = args
     if not isinstance(storage, Storage):
         raise _RefusedError("a tensor is made of something else than a storage")
@@ -254,18 +254,18 @@ def _tensor(args: tuple[Any, ...]) -> Piece:
         raise _RefusedError("a tensor has no shape")
     if len(args) == 7 and args[6]:  # metadata: the numbers are those of the storage negated, or conjugated
         raise _RefusedError("a tensor is a view that changes its data")
-    return Piece(storage, storage.dtype, offset, shape, strides)
+    return View(storage, storage.dtype, offset, shape, strides)
 
 
-def _tensor_of_dtype(args: tuple[Any, ...]) -> Piece:
+def _tensor_of_dtype(args: tuple[Any, ...]) -> View:
     found, dtype = _tensor(args[:6]), args[6]
     if not isinstance(dtype, _Name) or dtype.name not in _DTYPES or args[7:] not in ((), ({},)):
         raise _RefusedError("a tensor is of a dtype that weights do not have")
     return found._replace(dtype=_DTYPES[dtype.name])
 
 
-def _parameter(args: tuple[Any, ...]) -> Piece:
-    if not isinstance(args[0], Piece):
+def _parameter(args: tuple[Any, ...]) -> View:
+    if not isinstance(args[0], View):
         raise _RefusedError("a parameter is made of something else than a tensor")
     return args[0]
 

@@ -12,6 +12,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -25,8 +26,10 @@ from seq2seq_zoo.json_file import read_bytes
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 LAYOUTS = (SINGLE, INDEX, "pytorch_model.bin", "pytorch_model.bin.index.json")
+SETTINGS = ("config.json", "generation_config.json")
 MOST_TRIES = 100
-"""How often weights are opened that another process replaces meanwhile."""
+"""How often a checkpoint is read that another process replaces meanwhile."""
+T = TypeVar("T")
 
 
 class Weights(Mapping[str, TensorInfo]):
@@ -100,16 +103,21 @@ def open_weights(
         token=token,
         local_files_only=local_files_only,
     )
-    folder = Path(where) / subfolder
+    return unchanged(where, subfolder, lambda: _open_layout(where, subfolder, resolve))
+
+
+def unchanged(where: str | os.PathLike[str], subfolder: str, read: Callable[[], T]) -> T:
+    """What `read` finds in the folder of a checkpoint, if nobody saves into it meanwhile; else it reads
+    again."""
     for _ in range(MOST_TRIES):
-        before = _layout(folder)
+        before = _state(where, subfolder)
         try:
-            found = _open_layout(where, subfolder, resolve)
-        except CheckpointError:
-            if _layout(folder) == before:
+            found = read()
+        except Exception:
+            if _state(where, subfolder) == before:
                 raise
         else:
-            if _layout(folder) == before:
+            if _state(where, subfolder) == before:
                 return found
     raise CheckpointError(f"{os.fspath(where)!r} is saved to again and again while it is read")
 
@@ -128,14 +136,14 @@ def _open_layout(
     )
 
 
-def _layout(folder: Path) -> list[tuple[int, int, int] | None]:
-    """Which files of the layouts are there now. As long as they stay, so do all shards that an index names: a
-    save replaces the index before it touches them (see `commit`)."""
+def _state(where: str | os.PathLike[str], subfolder: str) -> list[tuple[int, int, int] | None]:
+    """Which files a folder has that say what the checkpoint is. As long as they stay, so do all shards that
+    an index names: a save replaces these files before it touches the shards (see `commit`)."""
     found: list[tuple[int, int, int] | None] = []
-    for name in LAYOUTS:
+    for name in (*LAYOUTS, *SETTINGS):
         try:
-            state = os.stat(folder / name)
-        except (OSError, ValueError):
+            state = os.stat(os.path.join(where, subfolder, name))
+        except (OSError, TypeError, ValueError):  # a repository's id, or no place at all
             found.append(None)
         else:
             found.append((state.st_dev, state.st_ino, state.st_mtime_ns))

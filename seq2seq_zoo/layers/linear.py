@@ -138,7 +138,9 @@ def for_inference(model: nn.Module, inference: bool = True) -> None:
 def train(module: nn.Module, mode: bool) -> None:
     """`module.train(mode)` and `for_inference(module, not mode)`, in a fifth of their time: PyTorch asks of
     each module what kind of attribute this is that is set, and a model has hundreds."""
-    if type(module).train is not nn.Module.train:  # it has a way of its own
+    kind = type(module)
+    plain = kind.train is nn.Module.train and kind.__setattr__ is nn.Module.__setattr__
+    if not plain or "train" in module.__dict__:  # it has a way of its own
         module.train(mode)
         for_inference(module, not mode)
         return

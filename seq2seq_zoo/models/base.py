@@ -32,6 +32,7 @@ from ..checkpoint import (
     open_weights,
     resolve_file,
     save_weights,
+    unchanged,
     weight_files,
 )
 from ..config import DTYPES, Config, Place, dtype_named, read_config
@@ -122,6 +123,8 @@ class Model(nn.Module, Pushable):
 
     def _initialiser(self) -> Callable[[nn.Module], None]:
         """`initialise` for many parts: to look for each in turn would take the square of their number."""
+        if type(self).initialise is not Model.initialise:
+            return self.initialise
         names: dict[nn.Module, str] = {}
 
         def start(module: nn.Module) -> None:
@@ -226,15 +229,22 @@ class Model(nn.Module, Pushable):
                 kind = type(quantization_config).__name__
                 raise ConfigError(f"quantization_config is a {kind}; it must be a BitsAndBytesConfig")
             quantization_config.check(cls.__name__)
-        with _Uncollected():
+
+        def read() -> tuple[Config, Weights, GenerationConfig | None]:
             cfg = cls._config_for(where, config, hub, config_overrides)
+            weights = open_weights(where, **hub)
+            if resolve_file(where, GENERATION_CONFIG, required=False, **hub) is None:
+                return cfg, weights, None
+            return cfg, weights, GenerationConfig.from_pretrained(where, **hub)
+
+        with _Uncollected():
+            cfg, weights, generation_config = unchanged(where, subfolder, read)
             wanted = dtype if torch_dtype is None else torch_dtype
             if wanted in ("auto", None):
                 chosen = cfg.dtype if wanted == "auto" else torch.get_default_dtype()
             else:
                 chosen = dtype_named(wanted)
-            weights = open_weights(where, **hub)
-            _refuse_rounded(weights, cfg)
+            _drop_rounding(weights, cfg)
             chosen = chosen or _stored_dtype(weights)
             cls.settle_config(cfg, weights)
             with torch.device("meta"), WithoutValues():
@@ -249,8 +259,8 @@ class Model(nn.Module, Pushable):
                 ignore_mismatched_sizes=ignore_mismatched_sizes,
                 initialise=model._initialiser(),
             )
-            if resolve_file(where, GENERATION_CONFIG, required=False, **hub) is not None:
-                model.generation_config = GenerationConfig.from_pretrained(where, **hub)
+            if generation_config is not None:
+                model.generation_config = generation_config
             model.config.dtype = model.dtype
             model.eval()
         if quantization_config is not None:
@@ -528,10 +538,13 @@ def _resized(weight: Tensor, rows: int, std: float | None) -> nn.Parameter:
     return nn.Parameter(torch.cat([kept, new]), requires_grad=weight.requires_grad)
 
 
-def _refuse_rounded(weights: Weights, config: Config) -> None:
-    """Weights that were rounded before they were stored are not what their keys and shapes say. A config that
-    speaks of rounding beside whole weights, as merged adapters leave it, does no harm."""
-    how = config.extra.get("quantization_config")
+_OF_ROUNDED = {torch.int8, torch.uint8, torch.int32, torch.float8_e4m3fn, torch.float8_e5m2}
+
+
+def _drop_rounding(weights: Weights, config: Config) -> None:
+    """Weights that were rounded before they were stored are not what their keys and shapes say, and refused.
+    A config that speaks of rounding beside whole weights, as merged adapters leave it, is told to stop."""
+    how = config.extra.pop("quantization_config", None)
     if not how:
         return
     # Whole weights have at least 16 bits, and what counts positions 64.
@@ -553,9 +566,6 @@ def _stored_dtype(weights: Weights) -> torch.dtype | None:
             numbers[info.dtype] += math.prod(info.shape)
     most = max(numbers, key=lambda dtype: (numbers[dtype], dtype.itemsize))
     return most if numbers[most] else None
-
-
-_OF_ROUNDED = {torch.int8, torch.uint8, torch.int32, torch.float8_e4m3fn, torch.float8_e5m2}
 
 
 def _device(device: Device | None, device_map: Device | Mapping[str, Device] | None) -> torch.device | None:

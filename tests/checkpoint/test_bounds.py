@@ -1,6 +1,7 @@
 """Checkpoints that would take all time, or all memory: they are loaded in time, or refused in time."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from seq2seq_zoo import (
     MvpConfig,
     MvpForConditionalGeneration,
 )
-from seq2seq_zoo.checkpoint import open_weights
+from seq2seq_zoo.checkpoint import Weights, open_weights
 
 MT5 = {"vocab_size": 20, "d_model": 4, "d_kv": 2, "d_ff": 4, "num_layers": 1, "num_heads": 2}
 SIZES = ("vocab_size", "d_model", "encoder_ffn_dim", "decoder_ffn_dim", "max_position_embeddings")
@@ -73,3 +74,52 @@ def test_an_index_without_end(tmp_path: Path) -> None:
         file.truncate(10**12)
     with pytest.raises(CheckpointError, match=r"index\.json cannot be read: it has more than"):
         open_weights(tmp_path)
+
+
+@pytest.mark.parametrize("answer", [-1, ValueError("unrecognized configuration name")])
+def test_a_system_that_does_not_say_how_much_memory_it_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: int | ValueError
+) -> None:
+    def sysconf(name: str) -> int:
+        if isinstance(answer, ValueError):
+            raise answer
+        return answer
+
+    MT5EncoderModel(MT5Config(**MT5)).save_pretrained(tmp_path)
+    changed(tmp_path, num_layers=2)
+    monkeypatch.setattr(os, "sysconf", sysconf)
+    with pytest.warns(UserWarning, match="newly initialised"):
+        MT5EncoderModel.from_pretrained(tmp_path)
+
+
+def test_a_class_with_a_start_of_its_own(tmp_path: Path) -> None:
+    class Half(MT5EncoderModel):
+        def initialise(self, module: torch.nn.Module) -> None:
+            for parameter in module.parameters(recurse=False):
+                parameter.fill_(0.5)
+
+    MT5EncoderModel(MT5Config(**MT5)).save_pretrained(tmp_path)
+    changed(tmp_path, num_layers=2)
+    with pytest.warns(UserWarning, match="newly initialised"):
+        made = Half.from_pretrained(tmp_path)
+    assert all(bool((parameter == 0.5).all()) for parameter in made.encoder.layers[1].parameters())
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin"])
+def test_copies_that_lie_in_one_place_are_not_read(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A table of token vectors has gigabytes."""
+    model = MT5EncoderModel(MT5Config(**MT5))
+    model.save_pretrained(tmp_path)
+    state = load_file(tmp_path / "model.safetensors")
+    state["encoder.embed_tokens.weight"] = state["shared.weight"]
+    (tmp_path / "model.safetensors").unlink()
+    if name == "pytorch_model.bin":
+        torch.save(state, tmp_path / name)
+    else:
+        save_file({key: tensor.clone() for key, tensor in state.items()}, tmp_path / name)
+    read, tensor = [], Weights.tensor
+    monkeypatch.setattr(Weights, "tensor", lambda self, key: read.append(key) or tensor(self, key))
+    MT5EncoderModel.from_pretrained(tmp_path)
+    assert ("encoder.embed_tokens.weight" in read) == (name == "model.safetensors")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,9 @@ import pytest
 import torch
 from torch import nn
 
-from seq2seq_zoo.checkpoint import load_weights, open_weights, save_weights, weights
+from seq2seq_zoo import CheckpointError, MT5Config, MT5ForConditionalGeneration
+from seq2seq_zoo.checkpoint import load_weights, mapping, open_weights, save_weights, weights
+from seq2seq_zoo.models import base
 from tests.checkpoint.toy import HEAD_MAP, ToyWithHead, hub_state, initialise, on_meta, randomised, same
 
 SIZES = {"one file": "50GB", "few shards": 500, "many shards": 200}
@@ -26,6 +30,10 @@ def new() -> ToyWithHead:
     return randomised(ToyWithHead(depth=1), seed=2)
 
 
+linux = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a file that was replaced is refused")
+
+
+@linux
 @pytest.mark.parametrize("after", SIZES)
 @pytest.mark.parametrize("before", SIZES)
 def test_saved_between_two_tensors(
@@ -51,6 +59,7 @@ def test_saved_between_two_tensors(
     assert same(module, old)
 
 
+@linux
 def test_saved_in_another_dtype_between_two_tensors(tmp_path: Path, old: ToyWithHead) -> None:
     """The new file is shorter, and what was before where a tensor was is another's."""
     save_weights(old, HEAD_MAP, tmp_path)
@@ -96,3 +105,71 @@ def test_saved_while_it_is_opened(
         assert same(module, new) if count >= moment else same(module, old)
         if count < moment:
             break
+
+
+@pytest.mark.parametrize("moment", ["resolve_file", "open_weights", "read_config"])
+def test_weights_and_settings_are_of_one_checkpoint(
+    tmp_path: Path, moment: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Saved between any two of config.json, weights and generation_config.json."""
+    sizes = {"vocab_size": 20, "d_model": 4, "d_kv": 2, "d_ff": 4, "num_heads": 2}
+    old = MT5ForConditionalGeneration(MT5Config(**sizes, num_layers=1, feed_forward_proj="gated-relu"))
+    new = MT5ForConditionalGeneration(MT5Config(**sizes, num_layers=2))
+    old.generation_config.num_beams, new.generation_config.num_beams = 3, 7
+    old.save_pretrained(tmp_path)
+    act, saves = getattr(base, moment), []
+
+    def then_save(*given: Any, **options: Any) -> Any:
+        done = act(*given, **options)
+        if not saves:
+            saves.append(new.save_pretrained(tmp_path))
+        return done
+
+    monkeypatch.setattr(base, moment, then_save)
+    found = MT5ForConditionalGeneration.from_pretrained(tmp_path)
+    assert saves
+    assert same(found, new)
+    assert (found.config.num_layers, found.config.feed_forward_proj) == (2, "gated-gelu")
+    assert found.generation_config.num_beams == 7
+
+
+def test_where_files_cannot_be_mapped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, old: ToyWithHead
+) -> None:
+    """There the safetensors library holds the file, and one that took its place is refused."""
+    monkeypatch.setattr(mapping, "_known_system", lambda: False)
+    save_weights(old, HEAD_MAP, tmp_path)
+    found, expected = open_weights(tmp_path), hub_state(old, HEAD_MAP)
+    save_weights(randomised(ToyWithHead(depth=1), seed=2), HEAD_MAP, tmp_path)
+    for key in found:
+        with pytest.raises(
+            CheckpointError, match=r"model\.safetensors has been replaced since it was opened"
+        ):
+            found.tensor(key)
+        read = torch.empty(found.shape(key), dtype=torch.float64)
+        found.read(key, read)
+        assert torch.equal(read, expected[key].double()), "it is held open"
+    (tmp_path / "model.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=r"model\.safetensors cannot be read any more"):
+        found.tensor(next(iter(found)))
+
+
+@linux
+def test_threads_read_rows_of_one_file(tmp_path: Path, old: ToyWithHead) -> None:
+    save_weights(old, HEAD_MAP, tmp_path)
+    found, expected = open_weights(tmp_path), hub_state(old, HEAD_MAP)
+    rows = [key for key in found if ".experts." in key]
+    whole = torch.stack([expected[key] for key in rows])
+    made: list[bool] = []
+
+    def work() -> None:
+        for _ in range(200):
+            stack = found.rows(rows)
+            made.append(stack is not None and torch.equal(stack, whole))
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert made == [True] * 800

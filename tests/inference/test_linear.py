@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from seq2seq_zoo.layers import linear
-from seq2seq_zoo.layers.linear import Linear, for_inference, parted, plain, turned
+from seq2seq_zoo.layers.linear import Linear, for_inference, parted, plain, train, turned
 
 
 @pytest.fixture(params=["amd", "intel", ""])
@@ -128,6 +128,33 @@ def test_for_inference_changes_the_class_and_nothing_else():
     assert type(copy.deepcopy(model)[0]) is Linear
     for_inference(model, False)
     assert type(model[0]) is type(model[1][0]) is nn.Linear
+
+
+def test_train_does_what_modules_do_and_chooses_the_class():
+    class Own(nn.Module):
+        """A way of its own to train."""
+
+        def __init__(self):
+            super().__init__()
+            self.inner, self.modes = nn.Linear(4, 4), []
+
+        def train(self, mode=True):
+            self.modes.append(mode)
+            return super().train(mode)
+
+    frozen = nn.Dropout(0.5).eval()
+    frozen.train = lambda mode=True: frozen  # as training scripts freeze a part
+    scripted = torch.jit.script(nn.Dropout(1.0))
+    model = nn.Sequential(nn.Linear(4, 4), Own(), nn.Sequential(frozen, nn.Linear(4, 2), None), scripted)
+    train(model, False)
+    assert not any(part.training for part in model.modules())
+    assert torch.equal(scripted(torch.ones(3)), torch.ones(3))
+    assert {type(part) for part in model.modules() if isinstance(part, nn.Linear)} == {Linear}
+    train(model, True)
+    assert [part for part in model.modules() if not part.training] == [frozen]
+    assert torch.equal(scripted(torch.ones(3)), torch.zeros(3))
+    assert {type(part) for part in model.modules() if isinstance(part, nn.Linear)} == {nn.Linear}
+    assert model[1].modes == [False, True]
 
 
 def test_a_kind_of_linear_that_is_not_ours_is_left_alone():
