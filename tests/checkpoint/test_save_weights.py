@@ -7,7 +7,7 @@ import shutil
 import stat
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -26,6 +26,7 @@ from seq2seq_zoo.checkpoint import (
     save_weights,
     write_json_atomically,
 )
+from seq2seq_zoo.checkpoint.commit import alone
 from seq2seq_zoo.errors import CheckpointError
 from tests.checkpoint.toy import (
     BODY_MAP,
@@ -589,3 +590,93 @@ def test_json_at_any_step(tmp_path: Path) -> None:
         if len(seen) < step:
             break
     assert config_version(tmp_path) == 2
+
+
+@pytest.mark.usefixtures("without_fsync")
+@pytest.mark.parametrize("ends", [False, True], ids=["goes on", "ends"])
+@pytest.mark.parametrize("inner", ["one file", "few shards"])
+@pytest.mark.parametrize(("before", "after"), [pair for pair in TRANSITIONS if "nothing" not in pair[0]])
+def test_a_save_by_a_signal_handler_within_a_save(
+    tmp_path: Path,
+    templates: Path,
+    old: ToyWithHead,
+    new: ToyWithHead,
+    before: str,
+    after: str,
+    inner: str,
+    ends: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As a job does that is about to be preempted, after any act of the file system: both saves come to their
+    end, or that of the handler alone if it ends the process; what is there is one whole checkpoint."""
+    acts, moment = 0, 0
+    latest = randomised(ToyWithHead(depth=1), seed=3)
+
+    def then_save(act: Callable[..., object]) -> Callable[..., object]:
+        def done(*given: object, **options: object) -> object:
+            nonlocal acts
+            result = act(*given, **options)
+            acts += 1
+            if acts == moment:
+                size, also = NEW_LAYOUTS[inner], {"config.json": {"version": 3}}
+                save_weights(latest, HEAD_MAP, folder, max_shard_size=size, also=also)
+                if ends:
+                    raise SystemExit
+            return result
+
+        return done
+
+    for name in ("mkdir", "link", "replace", "unlink"):
+        monkeypatch.setattr(os, name, then_save(getattr(os, name)))
+    fresh = tmp_path / "fresh"
+    found = set()
+    while acts >= moment:
+        folder = tmp_path / str(moment)
+        moment = 10**9
+        shutil.copytree(templates / before, folder)
+        acts, moment = 0, int(folder.name) + 1
+        with suppress(SystemExit):
+            save_new(new, folder, after)
+        if acts >= moment:
+            saved = 3 if same(load(folder), latest) else 2
+            assert saved == 3 or (same(load(folder), new) and not ends)
+            assert config_version(folder) == saved
+            layout = NEW_LAYOUTS[inner if saved == 3 else after]
+            save_weights(new, HEAD_MAP, fresh, max_shard_size=layout, also={"config.json": {}})
+            assert [name for name in files_in(folder) if ".saving" not in name or not ends] == files_in(fresh)
+            found.add(saved)
+    assert found == ({3} if ends else {2, 3})
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_process_forked_while_a_folder_is_saved_into_does_not_keep_the_folder(tmp_path: Path) -> None:
+    """Such as a data loader's worker, which lives on; nor does it give the folder free when its copy of the
+    block ends."""
+    fcntl = pytest.importorskip("fcntl")
+    descriptor = os.open(tmp_path, os.O_RDONLY)
+    stay, leave = os.pipe()
+    with alone(tmp_path):
+        child = os.fork()
+        if child == 0:
+            os.close(leave)
+            os.read(stay, 1)  # until the parent is done
+            os._exit(0)
+        with alone(tmp_path) as within, pytest.raises(BlockingIOError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    assert within
+    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    fcntl.flock(descriptor, fcntl.LOCK_UN)
+    block = alone(tmp_path)
+    block.__enter__()
+    other = os.fork()
+    if other == 0:
+        block.__exit__(None, None, None)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(other, 0)[1]) == 0
+    with pytest.raises(BlockingIOError):
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    block.__exit__(None, None, None)
+    for end in (leave, stay, descriptor):
+        os.close(end)
+    os.waitpid(child, 0)
