@@ -139,11 +139,11 @@ def open_safetensors(path: Path) -> WeightFile:
 
     def tensor(key: str) -> Tensor:
         info = infos[key]
-        if not info.bytes:
-            return torch.empty(info.shape, dtype=info.dtype)
         found = mapped.tensor(info.begin or 0, info.shape, info.dtype)
         if found is not None:
             return found
+        if not info.bytes:
+            return torch.empty(info.shape, dtype=info.dtype)
 
         from safetensors import SafetensorError
 
