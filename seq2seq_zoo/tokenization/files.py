@@ -125,9 +125,10 @@ def _read_text(path: Path) -> str:
 
 def read_settings(place: Place, overrides: dict[str, Any]) -> dict[str, Any]:
     """Constructor arguments: what the files say, with `overrides` on top, and the added tokens by id."""
-    config = place.json(CONFIG)
+    path = place.path(CONFIG)
+    config = {} if path is None else read_json(path)
     settings = {key: _revived(value) for key, value in config.items() if key not in NOT_OF_FILES}
-    check_settings(settings, f"{place.path(CONFIG)}")
+    check_settings(settings, f"{path}")
     described = settings.pop("added_tokens_decoder", None)
     if described is not None:
         added = described = _by_id(described, CONFIG)
@@ -136,14 +137,14 @@ def read_settings(place: Place, overrides: dict[str, Any]) -> dict[str, Any]:
         described = _tokens_of_json(place)
         added = {**_tokens_beyond_vocabulary(place, {**settings, **overrides}), **described}
 
-    settings |= _chat_templates(place) | overrides
+    settings |= _chat_templates(place, path) | overrides
     # transformers 5.x renamed the list of additional tokens; 4.x used the new name for a dict of further
     # roles.
     extra = settings.pop("extra_special_tokens", None)
     if extra:
-        check_settings({"extra_special_tokens": extra, ADDITIONAL: settings.get(ADDITIONAL)}, CONFIG)
-        further = list(extra.values() if isinstance(extra, dict) else extra)
-        settings[ADDITIONAL] = list(settings.get(ADDITIONAL) or []) + further
+        listed = [list(t) if isinstance(t, tuple) else t for t in (settings.get(ADDITIONAL) or [], extra)]
+        check_settings(dict(zip((ADDITIONAL, "extra_special_tokens"), listed, strict=True)), "the arguments")
+        settings[ADDITIONAL] = [*listed[0], *(extra.values() if isinstance(extra, dict) else extra)]
     # A role given as plain text means the added token of that text, with its flags.
     known = {text_of(token): token for token in described.values()}
     for role in ROLES:
@@ -153,10 +154,10 @@ def read_settings(place: Place, overrides: dict[str, Any]) -> dict[str, Any]:
     return {**settings, "added_tokens_decoder": added}
 
 
-def _chat_templates(place: Place) -> dict[str, Any]:
+def _chat_templates(place: Place, config: Path | None) -> dict[str, Any]:
     """The templates that have files of their own; where there are any, they are all."""
     path = place.path(CHAT_TEMPLATE)
-    folder = (path or place.path(CONFIG) or place.path(TOKENIZER) or Path(CONFIG)).parent / FURTHER_TEMPLATES
+    folder = (path or config or place.path(TOKENIZER) or Path(CONFIG)).parent / FURTHER_TEMPLATES
     found = {} if path is None else {"default": _read_text(path)}
     # What is no file, such as a pipe, could keep a reader waiting for ever.
     others = [other for other in sorted(folder.glob("*.jinja")) if other.is_file()]

@@ -17,7 +17,7 @@ import torch
 from tokenizers import AddedToken, Tokenizer
 
 from seq2seq_zoo import AutoTokenizer, MT5Tokenizer, MT5TokenizerFast, MvpTokenizer, MvpTokenizerFast
-from seq2seq_zoo.checkpoint import KeyMap, renames, save_weights
+from seq2seq_zoo.checkpoint import KeyMap, renames, resolve, save_weights
 from seq2seq_zoo.errors import CheckpointError, TokenizerError
 from seq2seq_zoo.tokenization import spiece
 from tests.hub_cache import make_hub_cache
@@ -608,6 +608,30 @@ def test_auto_names_what_it_does_not_know(tmp_path, unigram):
         AutoTokenizer.from_pretrained(tmp_path)
     with pytest.raises(TypeError, match="from_pretrained"):
         AutoTokenizer()
+
+
+def test_further_tokens_as_arguments_beside_those_of_the_file(byte_level, tmp_path):
+    """Any sequence, as without those of the file; what is wrong with an argument is not the file's fault."""
+    shutil.copytree(byte_level, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "tokenizer_config.json").write_text('{"extra_special_tokens": ["<x>"]}')
+    for given in (["<y>"], ("<y>",)):
+        tokenizer = MvpTokenizerFast.from_pretrained(tmp_path, additional_special_tokens=given)
+        assert tokenizer.additional_special_tokens == ["<y>", "<x>"]
+    tokenizer = MvpTokenizerFast.from_pretrained(tmp_path, extra_special_tokens=("<z>",))
+    assert tokenizer.additional_special_tokens == ["<z>"]
+    for wrong in ({"additional_special_tokens": "<y>"}, {"extra_special_tokens": 3}):
+        with pytest.raises(TokenizerError, match=f"the arguments: {next(iter(wrong))} is"):
+            MvpTokenizerFast.from_pretrained(tmp_path, **wrong)
+
+
+def test_the_settings_are_asked_for_once(byte_level, monkeypatch):
+    """On the hub every question is a request."""
+    asked, resolve_file = [], resolve.resolve_file
+    monkeypatch.setattr(
+        resolve, "resolve_file", lambda where, name, **o: asked.append(name) or resolve_file(where, name, **o)
+    )
+    MvpTokenizerFast.from_pretrained(byte_level)
+    assert asked.count("tokenizer_config.json") == 1
 
 
 def test_state_in_tokenizer_json_is_not_kept(byte_level, tmp_path):
