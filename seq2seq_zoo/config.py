@@ -14,7 +14,9 @@ import inspect
 import json
 import os
 import sys
+import typing
 from collections.abc import Iterable, Mapping
+from operator import itemgetter
 from pathlib import Path
 from types import NoneType, SimpleNamespace, UnionType
 from typing import Any, ClassVar, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -71,6 +73,18 @@ def not_negative(config: Config, *names: str) -> None:
 def sizes(config: Config, *names: str) -> None:
     """Refuse sizes of tensors that are not at least 1, or of which no tensor could be made."""
     _within(1, WIDEST, config, names)
+
+
+def products(config: Config, *names: str, at_most: int = WIDEST) -> None:
+    """Refuse sizes, each possible alone, whose product is a side of a tensor, and too large for one."""
+    before = 1
+    for name in names:
+        if before * getattr(config, name) > at_most:
+            others = ", ".join(f"{other} {getattr(config, other)}" for other in names[: names.index(name)])
+            raise ConfigError(
+                f"{name} is {getattr(config, name)}; with {others} it must be at most {at_most // before}"
+            )
+        before *= getattr(config, name)
 
 
 def counts(config: Config, *names: str) -> None:
@@ -164,7 +178,9 @@ class Config(Pushable):
             setattr(self, name, value)
         self._check_types()
         if labels is None and self.id2label is None and self.label2id:
-            self.id2label = {number: label for label, number in self.label2id.items()}
+            named = {number: label for label, number in sorted(self.label2id.items(), key=itemgetter(1))}
+            if list(named) == list(range(len(self.label2id))):
+                self.id2label = named
         if labels is not None or self.id2label is None:
             self.num_labels = 2 if labels is None else labels
         if self.label2id is None and self.id2label is not None:
@@ -408,7 +424,8 @@ def _plain_labels(labels: dict[int, str] | None) -> int:
 def _type(annotation: Any, module: str) -> Any:
     """What an annotation in a module means. A class has dozens of fields, and few different annotations."""
     annotated = SimpleNamespace(__annotations__={"": annotation})
-    return get_type_hints(annotated, vars(sys.modules[module]))[""]
+    # A class made by a program can be of a module that is not there; Python's types are known all the same.
+    return get_type_hints(annotated, vars(sys.modules.get(module, typing)))[""]
 
 
 def _is(value: Any, kind: Any) -> bool:
@@ -432,9 +449,10 @@ def _is(value: Any, kind: Any) -> bool:
 
 
 def _are(values: Iterable[Any], kind: Any) -> bool:
-    """Whether all values are of an annotated type that says nothing of what they hold: one of each Python
-    type is looked at, for there may be a million labels."""
-    return all(_is(value, kind) for value in {type(value): value for value in values}.values())
+    """Whether all values are of an annotated type: of those that hold no others, one of each Python type is
+    looked at, for there may be a million labels."""
+    held = {id(value) if isinstance(value, (list, tuple, dict)) else type(value): value for value in values}
+    return all(_is(value, kind) for value in held.values())
 
 
 _WORDS: dict[Any, str] = {

@@ -11,6 +11,8 @@ from typing import Any
 
 LONGEST = 100_000_000
 """Bytes of a file, as of a safetensors header; the longest known vocabularies have a third."""
+PIECE = 1_000_000
+"""Bytes to ask for where nobody says how many there are."""
 DEEPEST = 64
 """Levels of lists and objects inside one another; configs have about five."""
 HALF = re.compile(rb"\\u[dD][89a-fA-F]")
@@ -20,12 +22,15 @@ HALF = re.compile(rb"\\u[dD][89a-fA-F]")
 def read_bytes(path: str | os.PathLike[str]) -> bytes:
     """The content of a file. Raises OSError if it cannot be read, ValueError if it is too long."""
     with open(path, "rb") as file:
-        content = file.read(min(os.fstat(file.fileno()).st_size, LONGEST) + 1)
-        # What is no regular file tells no size.
-        content += file.read(LONGEST + 1 - len(content))
-    if len(content) > LONGEST:
+        pieces = [file.read(min(os.fstat(file.fileno()).st_size, LONGEST) + 1)]
+        length = len(pieces[0])
+        # What is no regular file tells no size. To ask for all at once would take memory for the longest.
+        while pieces[-1] and length <= LONGEST:
+            pieces.append(file.read(PIECE))
+            length += len(pieces[-1])
+    if length > LONGEST:
         raise ValueError(f"it has more than {LONGEST} bytes")
-    return content
+    return b"".join(pieces)
 
 
 def read_json(path: str | os.PathLike[str]) -> Any:

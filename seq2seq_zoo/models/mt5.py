@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from ..checkpoint import Alias, Drop, KeyMap, Rules, Weights, renames
-from ..config import Config, Place, counts, in_vocabulary, not_negative, probability, sizes
+from ..config import Config, Place, counts, in_vocabulary, not_negative, probability, products, sizes
 from ..errors import ConfigError
 from ..layers.activations import ACTIVATIONS
 from ..layers.alike import alike
@@ -111,6 +111,7 @@ class MT5Config(Config):
     def check(self) -> None:
         super().check()
         sizes(self, "vocab_size", "d_model", "d_kv", "d_ff", "num_heads")
+        products(self, "num_heads", "d_kv")
         counts(self, "num_layers", "num_decoder_layers")
         not_negative(self, "layer_norm_epsilon", "initializer_factor")
         probability(self, "dropout_rate", "classifier_dropout")

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from ..checkpoint import KeyMap, Rename, Rules, Split, Stack, Weights, renames
 from ..config import (
     LARGEST,
+    WIDEST,
     Config,
     counts,
     divides,
@@ -27,6 +28,7 @@ from ..config import (
     not_negative,
     positive,
     probability,
+    products,
     sizes,
 )
 from ..errors import ConfigError
@@ -177,6 +179,7 @@ class PhimoeConfig(Config):
             divides(self, "num_attention_heads", "hidden_size")
         else:
             sizes(self, "head_dim")
+            products(self, "num_attention_heads", "head_dim")
         divides(self, "num_key_value_heads", "num_attention_heads")
         known_activation(self, "hidden_act")
         in_vocabulary(self, "pad_token_id")
@@ -188,6 +191,8 @@ class PhimoeConfig(Config):
                 f"num_local_experts is {self.num_local_experts}; with {self.num_hidden_layers} layers it "
                 f"must be at most {MOST_EXPERTS // self.num_hidden_layers}"
             )
+        # The experts of a layer are one tensor.
+        products(self, "num_local_experts", "intermediate_size", "hidden_size", at_most=WIDEST**2)
         if self.num_local_experts < 2:
             raise ConfigError(f"num_local_experts is {self.num_local_experts}; it must be at least 2")
         if self.num_experts_per_tok != 2:

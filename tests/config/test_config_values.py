@@ -3,8 +3,11 @@
 import copy
 import json
 import math
+import os
 import pickle
 import time
+import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -12,8 +15,9 @@ import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from seq2seq_zoo import AutoConfig, CheckpointError, Config, ConfigError, MT5Config, MvpConfig
+from seq2seq_zoo import AutoConfig, CheckpointError, Config, ConfigError, MT5Config, MT5Model, MvpConfig
 from seq2seq_zoo.config import DTYPES, dtype_named
+from seq2seq_zoo.json_file import LONGEST, read_bytes
 from seq2seq_zoo.models.auto import model_classes
 from tests.oracle import MAJOR
 
@@ -129,6 +133,13 @@ def test_names_given_as_label2id_alone() -> None:
     again = MvpConfig.from_dict(MvpConfig().to_dict(), label2id={"no": 0, "yes": 1})
     assert (again.id2label, again.label2id) == ({0: "no", 1: "yes"}, {"no": 0, "yes": 1})
     assert MvpConfig(num_labels=2, label2id={"no": 0, "yes": 1, "maybe": 2}).num_labels == 2
+    assert list(MvpConfig(label2id={"yes": 1, "no": 0}).id2label.items()) == [(0, "no"), (1, "yes")]
+
+
+@pytest.mark.parametrize("numbers", [{"a": 0, "b": 0}, {"a": 1, "b": 2}, {"a": 0, "b": 2}, {"a": -1, "b": 0}])
+def test_label2id_that_does_not_number_the_labels(numbers):
+    """Names of what else: two to one number would make a regression of a classification."""
+    assert MvpConfig(label2id=numbers).id2label == {0: "LABEL_0", 1: "LABEL_1"}
 
 
 # ---- access ----
@@ -367,13 +378,37 @@ def test_a_file_without_end(tmp_path):
         AutoConfig.from_pretrained(tmp_path)
 
 
+def test_a_small_file_takes_little_memory(tmp_path):
+    MvpConfig().save_pretrained(tmp_path)
+    tracemalloc.start()
+    try:
+        MvpConfig.from_pretrained(tmp_path)
+        assert tracemalloc.get_traced_memory()[1] < 10_000_000
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes with names")
+@pytest.mark.parametrize("size", [2_500_000, LONGEST + 1])
+def test_a_file_that_tells_no_size(tmp_path, size):
+    os.mkfifo(tmp_path / "pipe")
+    content = b"x" * size
+    with ThreadPoolExecutor(1) as other:
+        other.submit((tmp_path / "pipe").write_bytes, content)
+        if size > LONGEST:
+            with pytest.raises(ValueError, match=f"more than {LONGEST} bytes"):
+                read_bytes(tmp_path / "pipe")
+        else:
+            assert read_bytes(tmp_path / "pipe") == content
+
+
 def test_a_key_that_is_called_as_what_is_computed():
     config = MvpConfig(saved_by_5=True)
     assert config.saved_by_5 is False
     assert config.to_dict()["saved_by_5"] is True
 
 
-def test_a_million_labels_take_no_time():
+def test_200_000_labels_take_no_time():
     names = {str(number): "label" for number in range(200_000)}
     start = time.perf_counter()
     assert MvpConfig(id2label=names).num_labels == 200_000
@@ -396,6 +431,39 @@ def test_auto_refuses_a_family_it_does_not_know(model_type, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": model_type}))
     with pytest.raises(ValueError, match=r"model_type .* must be one of"):
         AutoConfig.from_pretrained(tmp_path)
+
+
+def test_a_family_of_a_module_that_is_not_there():
+    """Such as one that a program makes, or loads from a file, without leave to be imported."""
+    made = type(
+        "Made", (MT5Config,), {"__module__": "nowhere", "__annotations__": {"more": "int"}, "more": 3}
+    )
+    assert made(more=4).to_dict()["more"] == 4
+    with pytest.raises(ConfigError, match="more is 'x'"):
+        made(more="x")
+
+
+def test_lists_within_a_list_are_all_looked_at():
+    made = type(
+        "Made", (Config,), {"__module__": __name__, "__annotations__": {"ids": list[list[int]]}, "ids": []}
+    )
+    assert made(ids=[[1], [2, 3], (4,)]).ids == [[1], [2, 3], (4,)]
+    for wrong in ([["a"], [1]], [[1], ["a"]], [[1], ["a"], [2]]):
+        with pytest.raises(ConfigError, match="ids is"):
+            made(ids=wrong)
+
+
+def test_heads_and_their_size_together():
+    """Each may be large, but the matrix that makes them has a side of the product."""
+    with pytest.raises(
+        ConfigError, match=r"d_kv is 1000001; with num_heads 1000 it must be at most 1000000$"
+    ):
+        MT5Config(num_heads=1000, d_kv=1_000_001)
+    with pytest.raises(ConfigError, match="d_kv is 1000000000; with num_heads 1000000000"):
+        MT5Config(num_heads=10**9, d_kv=10**9, d_model=10**9)
+    with torch.device("meta"):
+        model = MT5Model(MT5Config(num_heads=1000, d_kv=10**6, d_model=10**9, num_layers=1, dtype="float64"))
+    assert model.num_parameters() > 10**18
 
 
 def test_the_shared_base_refuses_nothing_it_cannot_know():

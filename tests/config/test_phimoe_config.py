@@ -223,6 +223,14 @@ def scaled(**changes: Any) -> dict[str, Any]:
             "rope_scaling's long_mscale is 1e+39; it must be a number of at most",
         ),
         ({"head_dim": 10**18}, "head_dim is 1000000000000000000; it must be at most 1000000000"),
+        (
+            {"num_attention_heads": 10**6, "num_key_value_heads": 1, "head_dim": 1002},
+            "head_dim is 1002; with num_attention_heads 1000000 it must be at most 1000",
+        ),
+        (
+            {"num_local_experts": 100, "intermediate_size": 10**8, "hidden_size": 10**9},
+            "with num_local_experts 100, intermediate_size 100000000 it must be at most 100000000",
+        ),
         # Experts are built one by one.
         (
             {"num_hidden_layers": 1000, "num_local_experts": 101},
