@@ -4,8 +4,10 @@ import errno
 import json
 import os
 import shutil
+import signal
 import stat
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -680,3 +682,34 @@ def test_a_process_forked_while_a_folder_is_saved_into_does_not_keep_the_folder(
     for end in (leave, stay, descriptor):
         os.close(end)
     os.waitpid(child, 0)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_signal_handler_waits_for_another_process_as_the_save_it_interrupts_does(tmp_path: Path) -> None:
+    ready, tell = os.pipe()
+    child = os.fork()
+    if child == 0:
+        with alone(tmp_path):
+            os.write(tell, b"x")
+            time.sleep(0.3)
+            (tmp_path / "done").touch()
+        os._exit(0)
+    os.read(ready, 1)
+    found = []
+
+    def save_too(*_: object) -> None:
+        with alone(tmp_path) as within:
+            found.append((within, (tmp_path / "done").exists()))
+
+    before = signal.signal(signal.SIGALRM, save_too)
+    signal.setitimer(signal.ITIMER_REAL, 0.1)
+    try:
+        with alone(tmp_path):
+            assert (tmp_path / "done").exists()
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert found == [(True, True)]
+    os.waitpid(child, 0)
+    for end in (ready, tell):
+        os.close(end)
