@@ -113,16 +113,18 @@ def classification_loss(scores: Tensor, labels: Tensor, problem: str | None) -> 
     """The loss of scores [B, labels] for one of the PROBLEM_TYPES, or for what the labels' dtype suggests.
 
     regression: mean squared error with labels [B, labels], or [B] for one; single label: cross-entropy of
-    labels [B]; several labels: binary cross-entropy of labels [B, labels]. What is [B] may be [B, 1].
+    labels [B]; several labels: binary cross-entropy of labels [B, labels]. What is [B] may be [B, 1], and for
+    one row a number alone.
     """
     labels = labels.to(scores.device)
     rows, count = scores.shape
+    one_each = [[rows], [rows, 1], *([[]] if rows == 1 else [])]
     problem = problem_of(labels, count) if problem is None else problem
     if problem == "regression":
-        check_shape(labels, *([[rows], [rows, 1]] if count == 1 else [scores.shape]))
+        check_shape(labels, *(one_each if count == 1 else [scores.shape]))
         return F.mse_loss(scores, labels.view(scores.shape))
     if problem == "single_label_classification":
-        check_shape(labels, [rows], [rows, 1])
+        check_shape(labels, *one_each)
         check_labels(labels, count)
         return F.cross_entropy(scores, labels.view(-1))
     if problem == "multi_label_classification":

@@ -207,3 +207,13 @@ def test_labels_of_another_shape_are_refused(loss, scores, labels, said) -> None
     """Though some have as many numbers, or could be repeated."""
     with pytest.raises(ValueError, match=f"labels have shape {said}, as the scores"):
         loss(torch.zeros(scores), torch.zeros(labels, dtype=torch.int64))
+
+
+@pytest.mark.parametrize("problem", ["regression", "single_label_classification"])
+def test_one_label_for_each_row_in_every_form(problem: str) -> None:
+    scores = torch.randn(1, 1 if problem == "regression" else 3)
+    label = torch.tensor(1.0 if problem == "regression" else 1)
+    losses = [classification_loss(scores, label.view(shape), problem) for shape in ((), (1,), (1, 1))]
+    assert losses[0] == losses[1] == losses[2]
+    with pytest.raises(ValueError, match=r"shape \[\]; they must have \[2\] or \[2, 1\]"):
+        classification_loss(scores.expand(2, -1), label, problem)
