@@ -41,21 +41,22 @@ class Weights(Mapping[str, TensorInfo]):
     def __init__(self, where: str, files: Mapping[str, WeightFile]) -> None:
         self.where = where
         self._files = files
+        self._infos = {key: file.infos[key] for key, file in files.items()}
 
     def __getitem__(self, key: str) -> TensorInfo:
-        return self._files[key].infos[key]
+        return self._infos[key]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._files)
+        return iter(self._infos)
 
     def __len__(self) -> int:
-        return len(self._files)
+        return len(self._infos)
 
     def shape(self, key: str) -> tuple[int, ...]:
-        return self[key].shape
+        return self._infos[key].shape
 
     def dtype(self, key: str) -> torch.dtype:
-        return self[key].dtype
+        return self._infos[key].dtype
 
     def tensor(self, key: str) -> Tensor:
         """The tensor, on the CPU: a view of the mapped file where the format allows, never a copy of all.
