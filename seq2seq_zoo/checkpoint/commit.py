@@ -137,14 +137,14 @@ def _commit(directory: Path, staged: Path, within_another: bool) -> None:
     _commits.append(steps)
     try:
         try:
-            _replace_all(steps, names)
+            _replace_all(steps)
             steps.overtake()
         except BaseException:
             steps.undo()
             raise
         _flush(directory)
         if steps.has_weights:
-            _remove_leftovers(steps, names, also_staged=not within_another)
+            _remove_leftovers(steps, also_staged=not within_another)
     except (OSError, CheckpointError):
         if not steps.overtaken:  # else the later save moved or removed the file
             raise
@@ -152,8 +152,8 @@ def _commit(directory: Path, staged: Path, within_another: bool) -> None:
         _commits.remove(steps)
 
 
-def _replace_all(steps: _Steps, names: list[str]) -> None:
-    directory, staged = steps.directory, steps.staged
+def _replace_all(steps: _Steps) -> None:
+    directory, staged, names = steps.directory, steps.staged, steps.names
     if SINGLE in names:
         steps.decide(staged / SINGLE, directory / SINGLE, [name for name in names if name != SINGLE])
     elif INDEX in names:
@@ -170,11 +170,11 @@ def _replace_all(steps: _Steps, names: list[str]) -> None:
         steps.replace(names)
 
 
-def _remove_leftovers(steps: _Steps, names: list[str], also_staged: bool) -> None:
+def _remove_leftovers(steps: _Steps, also_staged: bool) -> None:
     """Remove the weights that are not among the new ones, and what crashed saves left."""
     directory = steps.directory
     for path in sorted(directory.iterdir()):
-        if WEIGHTS.fullmatch(path.name) and path.name not in names:
+        if WEIGHTS.fullmatch(path.name) and path.name not in steps.names:
             try:
                 steps.unless_overtaken(os.unlink, path)
             except OSError as error:
@@ -191,7 +191,7 @@ class _Steps:
     def __init__(self, directory: Path, staged: Path, names: list[str]) -> None:
         self.directory = directory
         self.staged = staged
-        self.names = frozenset(names)
+        self.names = names
         self.has_weights = SINGLE in names or INDEX in names
         self.overtaken = False
         self.undoing: list[Callable[[], object]] = []
@@ -268,7 +268,7 @@ class _Steps:
         """Tell the commits that this one interrupted that it has replaced what they were about to."""
         for other in _commits:
             both = self.has_weights and other.has_weights
-            if other is not self and (both or other.names <= self.names):
+            if other is not self and (both or set(other.names) <= set(self.names)):
                 other.overtaken |= other.directory.samefile(self.directory)
 
 
