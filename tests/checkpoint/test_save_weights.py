@@ -157,16 +157,6 @@ def test_an_unwritable_target(tmp_path: Path) -> None:
 # ---- over what was there ----
 
 
-@pytest.fixture(scope="module")
-def old() -> ToyWithHead:
-    return randomised(ToyWithHead(depth=1), seed=1)
-
-
-@pytest.fixture(scope="module")
-def new() -> ToyWithHead:
-    return randomised(ToyWithHead(depth=1), seed=2)
-
-
 def bin_file(module: nn.Module, folder: Path) -> None:
     torch.save(hub_state(module, HEAD_MAP), folder / "pytorch_model.bin")
 

@@ -20,16 +20,6 @@ SIZES = {"one file": "50GB", "few shards": 500, "many shards": 200}
 """The shallow toy has 632 bytes."""
 
 
-@pytest.fixture(scope="module")
-def old() -> ToyWithHead:
-    return randomised(ToyWithHead(depth=1), seed=1)
-
-
-@pytest.fixture(scope="module")
-def new() -> ToyWithHead:
-    return randomised(ToyWithHead(depth=1), seed=2)
-
-
 linux = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a file that was replaced is refused")
 
 
