@@ -23,7 +23,7 @@ from typing import Any, ClassVar, TypeVar, Union, get_args, get_origin, get_type
 
 import torch
 
-from .checkpoint import resolve_file, write_json_atomically
+from .checkpoint import CONFIG, resolve_file, write_json_atomically
 from .errors import ConfigError
 from .hub import Pushable, options_of_push, push_folder
 from .json_file import read_json
@@ -356,9 +356,9 @@ class Config(Pushable):
         Raises CheckpointError if `directory` cannot be written, or the hub refuses.
         """
         push = options_of_push(self, directory, push_to_hub, push_options)
-        write_json_atomically(Path(directory) / "config.json", json.loads(self.to_json_string()))
+        write_json_atomically(Path(directory) / CONFIG, json.loads(self.to_json_string()))
         if push_to_hub:
-            push_folder(directory, names=["config.json"], **push)
+            push_folder(directory, names=[CONFIG], **push)
 
     def __eq__(self, other: object) -> bool:
         return type(other) is type(self) and other.to_dict() == self.to_dict()
@@ -371,7 +371,7 @@ class Config(Pushable):
 
 def read_config(where: Place, **options: Any) -> dict[str, Any]:
     """The content of the config.json of a folder, a hub repository or `bundled:NAME`."""
-    path = resolve_file(where, "config.json", **options)
+    path = resolve_file(where, CONFIG, **options)
     assert path is not None  # a required file is found or refused
     try:
         values = read_json(path)

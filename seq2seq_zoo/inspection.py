@@ -25,7 +25,8 @@ from .checkpoint.resolve import BUNDLED
 from .config import Config, Place, read_config
 from .errors import CheckpointError, UsageError
 from .models.auto import Family, family_of
-from .models.base import Model, WithoutValues
+from .models.base import Model
+from .models.loading import WithoutValues
 
 
 @dataclass

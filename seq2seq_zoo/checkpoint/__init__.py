@@ -17,9 +17,11 @@ from seq2seq_zoo.checkpoint.keymap import (
 from seq2seq_zoo.checkpoint.load import LoadReport, load_weights
 from seq2seq_zoo.checkpoint.resolve import resolve_file
 from seq2seq_zoo.checkpoint.save import save_weights
-from seq2seq_zoo.checkpoint.weights import Weights, open_weights, unchanged
+from seq2seq_zoo.checkpoint.weights import CONFIG, GENERATION_CONFIG, Weights, open_weights, unchanged
 
 __all__ = [
+    "CONFIG",
+    "GENERATION_CONFIG",
     "Alias",
     "Drop",
     "KeyMap",

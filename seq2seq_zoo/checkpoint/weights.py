@@ -26,7 +26,7 @@ from seq2seq_zoo.json_file import read_bytes
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 LAYOUTS = (SINGLE, INDEX, "pytorch_model.bin", "pytorch_model.bin.index.json")
-SETTINGS = ("config.json", "generation_config.json")
+CONFIG, GENERATION_CONFIG = SETTINGS = ("config.json", "generation_config.json")
 MOST_TRIES = 100
 """How often a checkpoint is read that another process replaces meanwhile."""
 T = TypeVar("T")

@@ -19,13 +19,11 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from seq2seq_zoo.checkpoint import resolve_file, write_json_atomically
+from seq2seq_zoo.checkpoint import GENERATION_CONFIG, resolve_file, write_json_atomically
 from seq2seq_zoo.errors import CheckpointError, GenerationError
 from seq2seq_zoo.generation.ranges import RANGES
 from seq2seq_zoo.hub import Pushable, options_of_push, push_folder
 from seq2seq_zoo.json_file import read_json
-
-FILE_NAME = "generation_config.json"
 
 # Bookkeeping of the library that wrote a file: kept, but no part of what two configs mean.
 _METADATA = ("transformers_version", "_from_model_config", "_commit_hash")
@@ -273,7 +271,7 @@ class GenerationConfig(Pushable):
     def from_pretrained(
         cls,
         where: str | os.PathLike[str],
-        config_file_name: str = FILE_NAME,
+        config_file_name: str = GENERATION_CONFIG,
         *,
         revision: str | None = None,
         subfolder: str = "",
@@ -298,6 +296,11 @@ class GenerationConfig(Pushable):
         )
         if path is None:
             raise CheckpointError(f"{where} has no {config_file_name}")
+        return cls.from_file(path, **overrides)
+
+    @classmethod
+    def from_file(cls, path: str | os.PathLike[str], **overrides: Any) -> GenerationConfig:
+        """Read a generation_config.json; errors as those of `from_pretrained`."""
         try:
             options = read_json(path)
         except OSError as error:
@@ -314,7 +317,7 @@ class GenerationConfig(Pushable):
     def save_pretrained(
         self,
         directory: str | os.PathLike[str],
-        config_file_name: str = FILE_NAME,
+        config_file_name: str = GENERATION_CONFIG,
         *,
         push_to_hub: bool = False,
         **push_options: Any,

@@ -12,19 +12,17 @@ A family's classes say four things about themselves, and the rest is here:
 from __future__ import annotations
 
 import copy
-import gc
 import json
-import math
 import os
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Literal, Protocol, TypeVar, overload, runtime_checkable
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from ..checkpoint import (
+    CONFIG,
+    GENERATION_CONFIG,
     KeyMap,
     LoadReport,
     Weights,
@@ -35,7 +33,7 @@ from ..checkpoint import (
     unchanged,
     weight_files,
 )
-from ..config import DTYPES, Config, Place, dtype_named, read_config
+from ..config import Config, Place, dtype_named, read_config
 from ..errors import CheckpointError, ConfigError, UsageError
 from ..generation import Decoding, GenerateOutput, GenerationConfig, compute_transition_scores, generate
 from ..hub import Pushable, options_of_push, push_folder
@@ -43,11 +41,9 @@ from ..layers.experts import StackedLinear
 from ..layers.linear import train
 from ..layers.norms import RMSNorm
 from ..layers.positions import LearnedPositions, RelativeDistances, RelativePositionBias
+from .loading import Device, Uncollected, WithoutValues, device_of, drop_rounding, stored_dtype
 
 ModelT = TypeVar("ModelT", bound="Model")
-Device = torch.device | str | int
-
-CONFIG, GENERATION_CONFIG = "config.json", "generation_config.json"
 
 _POSITIONS = (LearnedPositions, RelativeDistances, RelativePositionBias)
 
@@ -233,19 +229,18 @@ class Model(nn.Module, Pushable):
         def read() -> tuple[Config, Weights, GenerationConfig | None]:
             cfg = cls._config_for(where, config, hub, config_overrides)
             weights = open_weights(where, **hub)
-            if resolve_file(where, GENERATION_CONFIG, required=False, **hub) is None:
-                return cfg, weights, None
-            return cfg, weights, GenerationConfig.from_pretrained(where, **hub)
+            path = resolve_file(where, GENERATION_CONFIG, required=False, **hub)
+            return cfg, weights, None if path is None else GenerationConfig.from_file(path)
 
-        with _Uncollected():
+        with Uncollected():
             cfg, weights, generation_config = unchanged(where, subfolder, read)
             wanted = dtype if torch_dtype is None else torch_dtype
             if wanted in ("auto", None):
                 chosen = cfg.dtype if wanted == "auto" else torch.get_default_dtype()
             else:
                 chosen = dtype_named(wanted)
-            _drop_rounding(weights, cfg)
-            chosen = chosen or _stored_dtype(weights)
+            drop_rounding(weights, cfg)
+            chosen = chosen or stored_dtype(weights)
             cls.settle_config(cfg, weights)
             with torch.device("meta"), WithoutValues():
                 model = cls(cfg)
@@ -255,7 +250,7 @@ class Model(nn.Module, Pushable):
                 cls.stored_key_map(cfg, weights),
                 dtype=chosen,
                 keep_float32=model.float32_parts,
-                device=_device(device, device_map),
+                device=device_of(device, device_map),
                 ignore_mismatched_sizes=ignore_mismatched_sizes,
                 initialise=model._initialiser(),
             )
@@ -441,34 +436,6 @@ class Model(nn.Module, Pushable):
         return table
 
 
-class WithoutValues(TorchFunctionMode):
-    """Parts built inside are spared PyTorch's random start.
-
-    On the meta device it would start nothing; but the first `normal_` there imports PyTorch's compiler, which
-    takes seconds.
-    """
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        if getattr(func, "__module__", None) == nn.init.__name__ or func is Tensor.normal_:
-            return args[0] if args else kwargs["tensor"]
-        return func(*args, **kwargs)
-
-
-class _Uncollected:
-    """Without Python's search for garbage: a load makes none, and the search takes longer than the load."""
-
-    def __enter__(self) -> None:
-        self.searching = gc.isenabled()
-        gc.disable()
-
-    def __exit__(self, *_: object) -> None:
-        if self.searching:
-            gc.enable()
-
-
 class Writes(Model):
     """A model that writes: it can begin a decoding run, so `generate` can drive it.
 
@@ -536,60 +503,6 @@ def _resized(weight: Tensor, rows: int, std: float | None) -> nn.Parameter:
     else:
         new.normal_(0.0, std)
     return nn.Parameter(torch.cat([kept, new]), requires_grad=weight.requires_grad)
-
-
-_OF_ROUNDED = {torch.int8, torch.uint8, torch.int32, torch.float8_e4m3fn, torch.float8_e5m2}
-
-
-def _drop_rounding(weights: Weights, config: Config) -> None:
-    """Weights that were rounded before they were stored are not what their keys and shapes say, and refused.
-    A config that speaks of rounding beside whole weights, as merged adapters leave it, is told to stop."""
-    how = config.extra.pop("quantization_config", None)
-    if not how:
-        return
-    # Whole weights have at least 16 bits, and what counts positions 64.
-    first = next((key for key in weights if weights.dtype(key) in _OF_ROUNDED), None)
-    if first is not None:
-        method = how.get("quant_method") if isinstance(how, Mapping) else how
-        raise CheckpointError(
-            f"{weights.where} holds weights rounded by {method!r} (quantization_config in its config.json), "
-            f"such as {first} in {weights.dtype(first)}; only whole weights are read: load the checkpoint "
-            "that it was made from, and let a BitsAndBytesConfig or optimize() round it"
-        )
-
-
-def _stored_dtype(weights: Weights) -> torch.dtype | None:
-    """The dtype of most of the stored numbers: a model of several cannot multiply one by another."""
-    numbers = Counter(dict.fromkeys(DTYPES.values(), 0))
-    for info in weights.values():
-        if info.dtype in numbers:
-            numbers[info.dtype] += math.prod(info.shape)
-    most = max(numbers, key=lambda dtype: (numbers[dtype], dtype.itemsize))
-    return most if numbers[most] else None
-
-
-def _device(device: Device | None, device_map: Device | Mapping[str, Device] | None) -> torch.device | None:
-    chosen = device if device_map is None else device_map
-    if isinstance(chosen, Mapping) and set(chosen) == {""}:  # the documented way to say: all of it there
-        chosen = chosen[""]
-    if chosen is None:
-        return None
-    if chosen == "auto":  # one accelerator if there is one
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    name = "device" if device_map is None else "device_map"
-    if type(chosen) is int and not torch.accelerator.is_available():
-        raise ValueError(f"{name} is {chosen}, but no accelerator is available here")
-    try:
-        found = torch.device(chosen)  # type: ignore[arg-type]  # a mapping of parts is refused here
-    except (RuntimeError, TypeError) as problem:
-        raise ValueError(f"{name} is {chosen!r}; it must name one device, or be 'auto'") from problem
-    if found.type == "meta":
-        raise ValueError(
-            f"{name} is 'meta', which holds no weights; build the class on it from a config instead"
-        )
-    if found.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"{name} is {chosen!r}, but no CUDA device is available here")
-    return found
 
 
 def _info(report: LoadReport) -> dict[str, list[str]]:
